@@ -1,0 +1,97 @@
+"""What both sides must agree on before the first token: the fingerprint of a run, and its TaskCard.
+
+Invariant: a process whose fingerprint differs never joins; it ends with one line that names the field.
+Refuses to know models and tasks: it compares what they say of themselves.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import redis
+
+from broker.errors import Refused
+from broker.keys import Keys
+from broker.schema import TaskCard
+from broker.settings import RecipeBase
+
+POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Model (by what its configuration hashes to), tokenizer, group size, temperature, limits."""
+
+    tokenizer: str
+    group_size: int
+    temperature: float
+    max_tokens: int
+    deterministic: bool
+
+    @staticmethod
+    def of(recipe: RecipeBase, tokenizer: str) -> Fingerprint:
+        """The fingerprint of a resolved recipe."""
+        sampling = recipe.sampling
+        return Fingerprint(tokenizer, sampling.group_size, sampling.temperature, sampling.max_tokens, recipe.run.deterministic)
+
+
+def announce(client: redis.Redis, keys: Keys, fingerprint: Fingerprint, recipe: str) -> None:
+    """The learner says what the run is; a run that exists under this name must be the same."""
+    document = json.dumps(asdict(fingerprint))
+    if not client.set(keys.fingerprint, document, nx=True):
+        _compare(client.get(keys.fingerprint), fingerprint, "the run in Redis")
+    client.set(keys.recipe, recipe)
+
+
+def join(client: redis.Redis, keys: Keys, fingerprint: Fingerprint, seconds: float = 600.0) -> None:
+    """A generator waits until the learner has announced the run, and refuses to join another one."""
+    _wait(lambda: client.exists(keys.fingerprint), seconds, f"no learner has announced the run {keys.run}")
+    _compare(client.get(keys.fingerprint), fingerprint, "the learner")
+
+
+def register_task(client: redis.Redis, keys: Keys, card: TaskCard) -> None:
+    """The first generator registers the task; a later one must hold the same problems."""
+    document = json.dumps(asdict(card))
+    if not client.set(keys.task_card, document, nx=True) and read_task(client, keys) != card:
+        raise Refused(
+            f"this generator's task {card.name} ({card.content_hash[:12]}) is not the one this run was registered with",
+            "use the same [task] section and data on every generator",
+        )
+
+
+def read_task(client: redis.Redis, keys: Keys) -> TaskCard | None:
+    """The registered task, or None."""
+    raw = client.get(keys.task_card)
+    if raw is None:
+        return None
+    fields = json.loads(raw)  # type: ignore[arg-type]
+    return TaskCard(**{**fields, "levels": tuple(fields["levels"])})
+
+
+def wait_for_task(client: redis.Redis, keys: Keys, seconds: float = 600.0) -> TaskCard:
+    """The TaskCard, once a generator has registered it."""
+    _wait(lambda: client.exists(keys.task_card), seconds, "no generator has registered a task")
+    card = read_task(client, keys)
+    assert card is not None
+    return card
+
+
+def _wait(ready: Callable[[], object], seconds: float, otherwise: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not ready():
+        if time.monotonic() > deadline:
+            raise Refused(f"{otherwise} for {seconds:.0f} s", "see the other side's log")
+        time.sleep(POLL_SECONDS)
+
+
+def _compare(raw: object, mine: Fingerprint, whose: str) -> None:
+    theirs = json.loads(raw)  # type: ignore[arg-type]
+    for name, value in asdict(mine).items():
+        if theirs.get(name) != value:
+            raise Refused(
+                f"{name} differs: here {value!r}, {whose} has {theirs.get(name)!r}",
+                "both sides must use the same model directory and [sampling] section, or another run.name",
+            )

@@ -1,0 +1,87 @@
+"""The Redis key space of a run, written down in this one place.
+
+Every key begins with `headrace:<run>:`; several runs share one Redis without meeting.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+GENERATORS = "generators"  # consumer group on the ticket streams
+LEARNER = "learner"  # consumer group on the rollout streams
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Names of everything a run keeps in Redis."""
+
+    run: str
+
+    def _key(self, *parts: str) -> str:
+        return ":".join(("headrace", self.run, *parts))
+
+    def tickets(self, kind: str) -> str:
+        """Stream of issued tickets of a kind; consumer group `generators`."""
+        return self._key("tickets", kind)
+
+    def rollouts(self, kind: str) -> str:
+        """Stream of published groups of a kind; consumer group `learner`."""
+        return self._key("rollouts", kind)
+
+    @property
+    def dead_letters(self) -> str:
+        """Stream of malformed messages with their reason."""
+        return self._key("dead_letters")
+
+    def unsettled(self, kind: str) -> str:
+        """Hash ticket_id → min_policy_version of every ticket without a final verdict."""
+        return self._key("unsettled", kind)
+
+    def ledger(self, kind: str) -> str:
+        """Hash of counters: issued, each verdict, and (train) epoch, sequence, step, policy_version."""
+        return self._key("ledger", kind)
+
+    @property
+    def journal(self) -> str:
+        """List of the steps committed since the last durable checkpoint, oldest first."""
+        return self._key("journal")
+
+    @property
+    def policy(self) -> str:
+        """The pointer: number of the newest complete policy version. The same name is a pub/sub channel that wakes readers."""
+        return self._key("policy")
+
+    @property
+    def policy_leases(self) -> str:
+        """Hash reader → `version expiry` (seconds since the epoch): versions that a live generator still reads."""
+        return self._key("policy_leases")
+
+    @property
+    def late(self) -> str:
+        """Counter of groups that a late owner published after another had: dropped."""
+        return self._key("late")
+
+    @property
+    def generators(self) -> str:
+        """Hash name → time (seconds since the epoch) until which a generator counts as live."""
+        return self._key("generators")
+
+    @property
+    def recipe(self) -> str:
+        """The resolved recipe, JSON."""
+        return self._key("recipe")
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what both sides must agree on: model, tokenizer, group size, temperature, task."""
+        return self._key("fingerprint")
+
+    @property
+    def task_card(self) -> str:
+        """The TaskCard, JSON, registered by the first generator."""
+        return self._key("task_card")
+
+    @property
+    def finished(self) -> str:
+        """Why the run ended; absent while it runs. Generators leave when it appears."""
+        return self._key("finished")

@@ -1,0 +1,169 @@
+"""Who owes what: every ticket that was issued, and the one verdict it reaches.
+
+Invariant: `issued = Σ verdicts + outstanding`, because every change is one MULTI that moves a ticket from one side to the
+other. Refuses to know why a verdict was given, and what a group holds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import redis
+
+from broker.errors import Fenced
+from broker.keys import GENERATORS, LEARNER, Keys
+from broker.schema import Kind, Ticket, encode_ticket
+
+Verdict = Literal["trained", "degenerate", "stale", "failed", "evaluated"]
+VERDICTS: tuple[Verdict, ...] = ("trained", "degenerate", "stale", "failed", "evaluated")
+DEAD_LETTER_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One committed step of the journal: `version` is the learner's after it, `published` whether the pointer moved to it."""
+
+    step: int
+    version: int
+    published: bool
+    tickets: tuple[str, ...]
+
+    def encode(self) -> str:
+        """As JSON."""
+        return json.dumps([self.step, self.version, self.published, list(self.tickets)])
+
+    @staticmethod
+    def decode(raw: bytes) -> Entry:
+        """From JSON."""
+        step, version, published, tickets = json.loads(raw)
+        return Entry(step, version, published, tuple(tickets))
+
+
+@dataclass(frozen=True)
+class Balance:
+    """The ledger of one kind, read in one MULTI."""
+
+    issued: int
+    verdicts: dict[str, int]
+    unsettled: frozenset[str]
+    located: frozenset[str]
+
+    @property
+    def balanced(self) -> bool:
+        """Counts add up, and what is unsettled is just what can be found in the streams."""
+        return self.issued == sum(self.verdicts.values()) + len(self.unsettled) and self.unsettled == self.located
+
+
+class Ledger:
+    """The books of one kind of ticket. Only the learner writes them, fenced by its epoch."""
+
+    def __init__(self, client: redis.Redis, keys: Keys, kind: Kind = "train") -> None:
+        self._client, self._keys, self.kind = client, keys, kind
+        self._books, self._unsettled = keys.ledger(kind), keys.unsettled(kind)
+        self._epoch_key = keys.ledger("epoch")
+        self.epoch = 0
+
+    def take_over(self) -> None:
+        """Become the only writer: an older learner's next transaction raises `Fenced`."""
+        self.epoch = int(self._client.incr(self._epoch_key))
+
+    @contextmanager
+    def transaction(self) -> Iterator[Any]:
+        """One MULTI, refused whole with `Fenced` if another learner has taken over since."""
+        pipe = self._client.pipeline(transaction=True)
+        try:
+            pipe.watch(self._epoch_key)
+            if int(pipe.get(self._epoch_key) or 0) != self.epoch:  # type: ignore[arg-type]
+                raise Fenced("another learner has taken over this run")
+            pipe.multi()
+            yield pipe
+            pipe.execute()
+        except redis.WatchError:
+            raise Fenced("another learner has taken over this run") from None
+        finally:
+            pipe.reset()
+
+    def issue(self, pipe: Any, tickets: Iterable[Ticket]) -> None:
+        """Add tickets to the stream and to the books."""
+        for ticket in tickets:
+            pipe.hset(self._unsettled, ticket.ticket_id, ticket.min_policy_version)
+            pipe.hincrby(self._books, "issued", 1)
+            pipe.xadd(self._keys.tickets(self.kind), {"ticket_id": ticket.ticket_id, "payload": encode_ticket(ticket)})
+
+    def settle(self, pipe: Any, entries: Sequence[tuple[bytes, str]], verdict: Verdict) -> None:
+        """Final verdict over `(entry_id, ticket_id)`: acknowledge, trim, count, drop from `unsettled`."""
+        if not entries:
+            return
+        stream = self._keys.rollouts(self.kind)
+        pipe.xack(stream, LEARNER, *[entry_id for entry_id, _ in entries])
+        pipe.xdel(stream, *[entry_id for entry_id, _ in entries])
+        pipe.hdel(self._unsettled, *[ticket_id for _, ticket_id in entries])
+        pipe.hincrby(self._books, verdict, len(entries))
+
+    def discard(self, pipe: Any, entry_id: bytes) -> None:
+        """Drop an entry that belongs to no unsettled ticket: a stranger's, or a copy."""
+        pipe.xack(self._keys.rollouts(self.kind), LEARNER, entry_id)
+        pipe.xdel(self._keys.rollouts(self.kind), entry_id)
+
+    def dead_letter(self, pipe: Any, ticket_id: str, reason: str, payload: bytes) -> None:
+        """Keep what could not be read, with its reason."""
+        fields = {"kind": self.kind, "ticket_id": ticket_id, "reason": reason, "payload": payload[:DEAD_LETTER_BYTES]}
+        pipe.xadd(self._keys.dead_letters, fields)
+
+    def journal(self, pipe: Any, entry: Entry) -> None:
+        """Name the batch of a committed step, so that a restarted learner can repeat it."""
+        pipe.rpush(self._keys.journal, entry.encode())
+        pipe.hset(self._books, mapping={"step": entry.step, "policy_version": entry.version})
+
+    def make_final(self, pipe: Any, steps: int, sequence: int) -> None:
+        """Drop the oldest `steps` journal entries: a durable checkpoint holds them. `sequence` numbers the checkpoint."""
+        pipe.ltrim(self._keys.journal, steps, -1)
+        pipe.hset(self._books, "sequence", sequence)
+
+    def mark(self, pipe: Any, field: str, value: str) -> None:
+        """Note a fact beside the counters."""
+        pipe.hset(self._books, field, value)
+
+    def books(self) -> dict[str, str]:
+        """Every counter and mark."""
+        raw: Any = self._client.hgetall(self._books)
+        return {k.decode(): v.decode() for k, v in raw.items()}
+
+    def count(self, name: str) -> int:
+        """One counter; 0 if it was never set."""
+        return int(self.books().get(name, 0))
+
+    def unsettled(self) -> dict[str, int]:
+        """ticket_id → min_policy_version of every ticket without a final verdict, in order of issue."""
+        raw: Any = self._client.hgetall(self._unsettled)
+        return {k.decode(): int(v) for k, v in sorted(raw.items())}
+
+    def entries(self) -> list[Entry]:
+        """Steps committed since the last durable checkpoint, oldest first."""
+        raw: Any = self._client.lrange(self._keys.journal, 0, -1)
+        return [Entry.decode(item) for item in raw]
+
+    def balance(self) -> Balance:
+        """The books beside where each unsettled ticket actually is: in the ticket stream or in the rollout stream.
+
+        Groups trained since the last checkpoint are still in the rollout stream, so these two places are all there are.
+        """
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.hgetall(self._books)
+            pipe.hkeys(self._unsettled)
+            pipe.xrange(self._keys.tickets(self.kind))
+            pipe.xrange(self._keys.rollouts(self.kind))
+            books, unsettled, tickets, rollouts = pipe.execute()
+        verdicts = {v: int(books.get(v.encode(), 0)) for v in VERDICTS if v.encode() in books}
+        located = frozenset(fields[b"ticket_id"].decode() for _, fields in [*tickets, *rollouts])
+        return Balance(int(books.get(b"issued", 0)), verdicts, frozenset(k.decode() for k in unsettled), located)
+
+    def waiting_tickets(self) -> int:
+        """Tickets that no generator has claimed yet."""
+        groups: Any = self._client.xinfo_groups(self._keys.tickets(self.kind))
+        pending = next((g["pending"] for g in groups if g["name"] == GENERATORS.encode()), 0)
+        return int(self._client.xlen(self._keys.tickets(self.kind))) - int(pending)

@@ -1,0 +1,235 @@
+"""What travels: tickets and rollout groups, as msgpack with raw int32/float32 arrays.
+
+Invariant: `decode` returns a value that satisfies every length, range and finiteness rule of its class, or raises
+`Malformed`; nothing is ever unpickled. Refuses to know what a prompt or an answer means: text never travels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+
+from broker.errors import Malformed
+
+SCHEMA_VERSION = 1
+MAX_PAYLOAD_BYTES = 64 << 20
+LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+
+Kind = Literal["train", "eval"]
+Ints = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """Permission to sample one group: which problem, with which seed, at which policy version or newer."""
+
+    ticket_id: str
+    problem: int
+    seed: int
+    min_policy_version: int
+    kind: Kind = "train"
+
+
+@dataclass(frozen=True)
+class VersionSpan:
+    """Tokens `[start, end)` of a completion were sampled by `policy_version`."""
+
+    policy_version: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One completion with what was true of it when it was sampled.
+
+    `tokens` (T,) int32, `behaviour_logprobs` (T,) float32 under the sampling temperature, `spans` cover `[0, T)` in order.
+    """
+
+    tokens: Ints
+    behaviour_logprobs: Floats
+    spans: tuple[VersionSpan, ...]
+    reward: float
+    components: dict[str, float] = field(default_factory=dict)
+    truncated: bool = False
+
+    @property
+    def oldest_version(self) -> int:
+        """The oldest policy version that produced a token of this completion."""
+        return min(span.policy_version for span in self.spans)
+
+    def versions(self) -> Ints:
+        """Policy version of every token (T,) int32."""
+        out = np.empty(len(self.tokens), np.int32)
+        for span in self.spans:
+            out[span.start : span.end] = span.policy_version
+        return out
+
+
+@dataclass(frozen=True)
+class RolloutGroup:
+    """The unit of transport, buffering and settling: the G rollouts of one ticket, or why there are none (`failed`)."""
+
+    ticket_id: str
+    kind: Kind
+    problem: int
+    prompt: Ints
+    rollouts: tuple[Rollout, ...]
+    generator: str = ""
+    failed: str = ""
+    sample_seconds: float = 0.0
+
+    @property
+    def rewards(self) -> Floats:
+        """(G,) float32."""
+        return np.array([r.reward for r in self.rollouts], np.float32)
+
+    @property
+    def degenerate(self) -> bool:
+        """All rewards equal: nothing to learn from a comparison."""
+        return len({r.reward for r in self.rollouts}) <= 1
+
+    @property
+    def oldest_version(self) -> int:
+        """The oldest policy version that produced a token of the group."""
+        return min(r.oldest_version for r in self.rollouts)
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens sampled for the group."""
+        return sum(len(r.tokens) for r in self.rollouts)
+
+
+@dataclass(frozen=True)
+class TaskCard:
+    """What dispatch knows of a task: sizes of its splits, their levels, and a hash of their content."""
+
+    name: str
+    train: int
+    held_out: int
+    content_hash: str
+    levels: tuple[str, ...] = ()
+
+
+def encode_ticket(ticket: Ticket) -> bytes:
+    """One ticket as bytes."""
+    return _pack([SCHEMA_VERSION, ticket.ticket_id, ticket.problem, ticket.seed, ticket.min_policy_version, ticket.kind])
+
+
+def decode_ticket(payload: bytes) -> Ticket:
+    """Raises `Malformed`."""
+    version, ticket_id, problem, seed, minimum, kind = _unpack(payload, 6)
+    _check(version == SCHEMA_VERSION, f"schema version {version!r}, this side speaks {SCHEMA_VERSION}")
+    _check(isinstance(ticket_id, str) and 0 < len(ticket_id) <= 64, "ticket_id")
+    for name, value in (("problem", problem), ("seed", seed), ("min_policy_version", minimum)):
+        _check(type(value) is int and 0 <= value < 2**53, name)
+    _check(kind in ("train", "eval"), "kind")
+    return Ticket(ticket_id, problem, seed, minimum, kind)
+
+
+def encode_group(group: RolloutGroup) -> bytes:
+    """One rollout group as bytes; arrays are raw little-endian int32/float32."""
+    rollouts = [
+        [
+            r.tokens.astype("<i4", copy=False).tobytes(),
+            r.behaviour_logprobs.astype("<f4", copy=False).tobytes(),
+            [[s.policy_version, s.start, s.end] for s in r.spans],
+            float(r.reward),
+            {name: float(value) for name, value in r.components.items()},
+            bool(r.truncated),
+        ]
+        for r in group.rollouts
+    ]
+    prompt = group.prompt.astype("<i4", copy=False).tobytes()
+    head = [SCHEMA_VERSION, group.ticket_id, group.kind, group.problem, prompt]
+    return _pack([*head, rollouts, group.generator, group.failed, float(group.sample_seconds)])
+
+
+def decode_group(payload: bytes) -> RolloutGroup:
+    """Raises `Malformed` with the name of the first rule that is broken."""
+    version, ticket_id, kind, problem, prompt, rollouts, generator, failed, seconds = _unpack(payload, 9)
+    _check(version == SCHEMA_VERSION, f"schema version {version!r}, this side speaks {SCHEMA_VERSION}")
+    _check(isinstance(ticket_id, str) and 0 < len(ticket_id) <= 64, "ticket_id")
+    _check(kind in ("train", "eval"), "kind")
+    _check(type(problem) is int and 0 <= problem < 2**53, "problem")
+    _check(isinstance(generator, str) and len(generator) <= 256, "generator")
+    _check(isinstance(failed, str) and len(failed) <= 4096, "failed")
+    _check(isinstance(seconds, float) and math.isfinite(seconds) and seconds >= 0, "sample_seconds")
+    _check(isinstance(rollouts, list) and (bool(rollouts) != bool(failed)), "rollouts")
+    decoded = tuple(_decode_rollout(r) for r in rollouts)
+    tokens = _ints(prompt, "prompt")
+    _check(bool(failed) or len(tokens) > 0, "prompt is empty")
+    return RolloutGroup(ticket_id, kind, problem, tokens, decoded, generator, failed, seconds)
+
+
+def tombstone(ticket: Ticket, reason: str, generator: str = "") -> RolloutGroup:
+    """The group that settles a ticket nobody could serve. It can be encoded whatever an error's text was."""
+    why = reason.encode("utf-8", "replace").decode()[:4096] or "no reason given"
+    return RolloutGroup(ticket.ticket_id, ticket.kind, ticket.problem, np.empty(0, np.int32), (), generator, why)
+
+
+def _decode_rollout(raw: Any) -> Rollout:
+    _check(isinstance(raw, list) and len(raw) == 6, "rollout")
+    tokens, logprobs = _ints(raw[0], "tokens"), _floats(raw[1], "behaviour_logprobs")
+    _check(len(tokens) > 0, "tokens are empty")
+    _check(len(tokens) == len(logprobs), "behaviour_logprobs has another length than tokens")
+    _check(bool(np.isfinite(logprobs).all()) and bool((logprobs <= 1e-3).all()), "behaviour_logprobs out of range")
+    reward, components, truncated = raw[3], raw[4], raw[5]
+    _check(isinstance(reward, float) and abs(reward) <= LARGEST_FLOAT32, "reward")  # NaN fails every comparison
+    _check(isinstance(truncated, bool), "truncated")
+    _check(isinstance(components, dict) and len(components) <= 32, "components")
+    for name, value in components.items():
+        _check(isinstance(name, str) and len(name) <= 64, "components")
+        _check(isinstance(value, float) and math.isfinite(value), f"component {name}")
+    return Rollout(tokens, logprobs, _spans(raw[2], len(tokens)), reward, components, truncated)
+
+
+def _spans(raw: Any, length: int) -> tuple[VersionSpan, ...]:
+    _check(isinstance(raw, list) and 0 < len(raw) <= length, "spans")
+    spans, at = [], 0
+    for item in raw:
+        _check(isinstance(item, list) and len(item) == 3 and all(type(n) is int for n in item), "spans")
+        version, start, end = item
+        _check(0 <= version < 2**31 and start == at and start < end <= length, "spans do not cover the tokens in order")
+        spans.append(VersionSpan(version, start, end))
+        at = end
+    _check(at == length, "spans do not cover the tokens")
+    return tuple(spans)
+
+
+def _ints(raw: Any, name: str) -> Ints:
+    _check(isinstance(raw, bytes) and len(raw) % 4 == 0, name)
+    array = np.frombuffer(raw, "<i4")
+    _check(bool((array >= 0).all()), name)
+    return array
+
+
+def _floats(raw: Any, name: str) -> Floats:
+    _check(isinstance(raw, bytes) and len(raw) % 4 == 0, name)
+    return np.frombuffer(raw, "<f4")
+
+
+def _pack(value: Any) -> bytes:
+    packed: bytes = msgpack.packb(value, use_bin_type=True)
+    return packed
+
+
+def _unpack(payload: bytes, fields: int) -> list[Any]:
+    _check(isinstance(payload, bytes) and len(payload) <= MAX_PAYLOAD_BYTES, "payload is too large or not bytes")
+    try:
+        value = msgpack.unpackb(payload, raw=False, strict_map_key=True, use_list=True)
+    except (ValueError, RecursionError, msgpack.UnpackException) as error:
+        raise Malformed(f"not msgpack: {type(error).__name__}") from None
+    _check(isinstance(value, list) and len(value) == fields, f"expected {fields} fields")
+    return list(value)
+
+
+def _check(condition: bool, what: str) -> None:
+    if not condition:
+        raise Malformed(what)

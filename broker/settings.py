@@ -1,0 +1,176 @@
+"""The sections of a recipe that both sides share, and the one way a recipe is read.
+
+Invariant: a settings object that exists is valid; unknown keys and impossible combinations never get past construction.
+Refuses to know what the other rooms configure: it drops their sections by name, and refuses names nobody owns.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from broker.errors import Refused
+
+SECTIONS = ("run", "broker", "policy", "task", "sampling", "generator", "learner", "objective", "monitoring")
+ENV_PREFIX = "HEADRACE_"
+
+
+class Section(BaseModel):
+    """A frozen, strict section of a recipe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+
+class RunSettings(Section):
+    """What the run is: its name, model and seed, and how old a token may get."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    model: str = Field(description="directory or hub name of a causal language model; `pypi:…` and `random:…` are prepared")
+    seed: int = Field(0, ge=0, lt=2**31)
+    steps: int = Field(gt=0, description="optimizer steps, after which the run ends")
+    directory: Path = Path("runs")
+    max_staleness: int = Field(8, ge=0, description="oldest token that may enter a gradient, in policy versions")
+    deterministic: bool = Field(False, description="sample each ticket at exactly its min_policy_version, no refresh in flight")
+    trust_remote_code: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Where the run leaves what a person wants to keep."""
+        return self.directory / self.name
+
+
+class BrokerSettings(Section):
+    """Where Redis is and how patient its clients are (seconds)."""
+
+    url: str | None = Field(None, description="redis://, rediss:// or unix://; unset: an embedded server is started")
+    password: str | None = Field(None, repr=False, exclude=True)
+    connect_timeout: float = Field(5.0, gt=0)
+    command_timeout: float = Field(20.0, gt=0)
+    lease_seconds: float = Field(60.0, gt=0, description="a ticket whose owner is silent for this long goes to another")
+    max_deliveries: int = Field(3, ge=1, description="deliveries of a ticket after which it is settled as failed")
+
+
+class PolicySettings(Section):
+    """How weights reach the generators."""
+
+    backend: Literal["directory"] = "directory"
+    directory: Path | None = Field(None, description="shared by learner and generators; unset: inside the run's folder")
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    keep: int = Field(2, ge=2, description="newest versions that are never pruned")
+    lease_seconds: float = Field(120.0, gt=0, description="how long a version stays after its reader was last heard of")
+
+
+class SamplingSettings(Section):
+    """How a completion is sampled. Both sides need it: the learner's log-probs are taken under the same temperature."""
+
+    group_size: int = Field(8, description="completions per problem, G")
+    temperature: float = Field(1.0, gt=0)
+    max_tokens: int = Field(gt=0)
+    max_prompt_tokens: int = Field(512, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = 0
+
+    @model_validator(mode="after")
+    def _trainable(self) -> Self:
+        if self.group_size < 2:
+            raise ValueError("group_size = 1 has no group to compare with and every advantage is 0; use at least 2")
+        if self.top_p < 1.0 or self.top_k > 0:
+            raise ValueError(
+                "top_p < 1 or top_k > 0 renormalises the sampler's log-probs and not the learner's, so the importance "
+                "ratio would be wrong; use top_p = 1 and top_k = 0"
+            )
+        return self
+
+
+class RecipeBase(BaseModel):
+    """What every process reads of a recipe. Rooms add their own sections to it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    run: RunSettings
+    broker: BrokerSettings = BrokerSettings()
+    policy: PolicySettings = PolicySettings()
+    sampling: SamplingSettings
+
+    @property
+    def policy_directory(self) -> Path:
+        """The PolicyStore's directory."""
+        return self.policy.directory or self.run.folder / "policy"
+
+
+def redis_url(settings: BrokerSettings) -> str:
+    """Where Redis is, for a process that does not start one. Raises `Refused` when nobody said."""
+    if settings.url is None:
+        raise Refused("broker.url is not set", f"start `make broker` and pass --broker.url or {ENV_PREFIX}BROKER__URL")
+    return settings.url
+
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def load(kind: type[R], path: Path, flags: list[str] | None = None, environ: dict[str, str] | None = None) -> R:
+    """Read `path`, lay environment (`HEADRACE_LEARNER__LR`) and flags (`--learner.lr 1e-5`) over it, validate as `kind`.
+
+    Sections that other rooms own are dropped; keys nobody knows are refused. Raises `Refused` with one line.
+    """
+    data = _read(path)
+    for section, values in data.items():
+        if section in SECTIONS and not isinstance(values, dict):
+            raise Refused(f"{path}: {section} is not a section", f"write [{section}] on a line and its keys below")
+    for name, value in _from_environment(dict(os.environ) if environ is None else environ) + _from_flags(flags or []):
+        section, key = name
+        data.setdefault(section, {})[key] = value
+    for section in data:
+        if section not in SECTIONS:
+            raise Refused(f"{path}: unknown section [{section}]", f"known sections are {', '.join(SECTIONS)}")
+    try:
+        return kind.model_validate({k: v for k, v in data.items() if k in kind.model_fields})
+    except ValidationError as error:
+        raise Refused(f"{path}: {_one_line(error)}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        raise Refused(f"no recipe at {path}", "name a TOML file, for example recipes/demo.toml") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Refused(f"{path} is not valid TOML: {error}") from None
+    except OSError as error:
+        raise Refused(f"cannot read {path}: {error.strerror}") from None
+
+
+def _from_environment(environ: dict[str, str]) -> list[tuple[tuple[str, str], str]]:
+    found = []
+    for name, value in sorted(environ.items()):
+        match = re.fullmatch(ENV_PREFIX + r"([A-Z]+)__([A-Z0-9_]+)", name)
+        if match:
+            found.append(((match[1].lower(), match[2].lower()), value))
+    return found
+
+
+def _from_flags(flags: list[str]) -> list[tuple[tuple[str, str], str]]:
+    found = []
+    rest = [part for flag in flags for part in (flag.split("=", 1) if flag.startswith("--") else [flag])]
+    while rest:
+        match = re.fullmatch(r"--([a-z]+)\.([a-z0-9_]+)", rest[0])
+        if not match or len(rest) < 2:
+            raise Refused(f"cannot read the flag {rest[0]!r}", "write --section.key value, as in --learner.lr 1e-5")
+        found.append(((match[1], match[2]), rest[1]))
+        rest = rest[2:]
+    return found
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {where}"
+    message = first["msg"].removeprefix("Value error, ")
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{where}: {message}{more}" if where else f"{message}{more}"

@@ -1,0 +1,113 @@
+"""`python -m consumer RECIPE`: the learner process."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from broker.cli import guarded
+from broker.connection import connect, require
+from broker.errors import Refused
+from broker.fingerprint import copy_tokenizer_files, tokenizer_hash
+from broker.joining import Fingerprint, announce, wait_for_task
+from broker.keys import Keys
+from broker.ledger import Ledger
+from broker.log import setup
+from broker.policy import PolicyStore
+from broker.settings import load, redis_url
+from broker.streams import RolloutStream, create_groups
+from consumer.dispatch import Dispatch, Flow
+from consumer.evaluation import Evaluator
+from consumer.learner import CLAIM_SECONDS, Learner
+from consumer.model import PolicyModel
+from consumer.record import StepTally
+from consumer.settings import LearnerRecipe
+from consumer.trainer import Trainer
+from monitoring.metrics import LearnerMetrics, serve
+from monitoring.settings import MonitoringSettings
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class ProcessRecipe(LearnerRecipe):
+    """The learner's recipe and where its metrics go."""
+
+    monitoring: MonitoringSettings = MonitoringSettings()
+
+
+def fill_version(model: PolicyModel, source: Path, folder: Path, snapshot: dict[str, Any]) -> None:
+    """A policy version is a model directory that any library can load: weights, configuration, the tokenizer's bytes."""
+    model.write(folder, snapshot)
+    copy_tokenizer_files(source, folder)
+
+
+def build(recipe: ProcessRecipe, metrics: LearnerMetrics) -> Learner:
+    """Connect, become the run's only learner, load the model, wait for the task."""
+    url = redis_url(recipe.broker)
+    client = connect(recipe.broker, url)
+    require(client)
+    blocking = connect(recipe.broker, url, blocking_seconds=CLAIM_SECONDS)
+    keys, source = Keys(recipe.run.name), Path(recipe.run.model)
+    model = PolicyModel.load(source, recipe)
+    announce(client, keys, Fingerprint.of(recipe, tokenizer_hash(source)), json.dumps(recipe.model_dump(mode="json")))
+    create_groups(client, keys)
+    ledger, evaluations = Ledger(client, keys), Ledger(client, keys, "eval")
+    ledger.take_over()
+    evaluations.epoch = ledger.epoch
+    metrics.waiting("task card")
+    card = wait_for_task(client, keys)
+    settings = recipe.learner
+    flow = Flow(recipe.capacity, settings.groups_per_step, recipe.run.steps * settings.groups_per_step, card.train, recipe.run.seed)
+    policy = PolicyStore(client, keys, recipe.policy_directory, recipe.policy.keep, recipe.policy.lease_seconds)
+    tally = StepTally(recipe.run.folder / "steps.jsonl", recipe.run.steps, metrics)
+    evaluator = Evaluator(evaluations, min(settings.eval_problems, card.held_out), recipe.run.seed, tally.evaluation)
+    return Learner(
+        recipe,
+        client,
+        keys,
+        RolloutStream(client, blocking, keys),
+        Dispatch(ledger, policy, flow),
+        policy,
+        Trainer(model, recipe),
+        evaluator,
+        tally,
+        metrics,
+        partial(fill_version, model, source),
+    )
+
+
+@guarded
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="consumer", description="the learner of a run")
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--check", action="store_true", help="validate, print the resolved recipe, start nothing")
+    options, flags = parser.parse_known_args()
+    setup("learner")
+    recipe = load(ProcessRecipe, options.recipe, flags)
+    if options.check:
+        print(recipe.model_dump_json(indent=2, exclude_none=True))
+        return
+    if not Path(recipe.run.model).is_dir():
+        raise Refused(f"no model directory {recipe.run.model}", "`python -m deploy.prepare MODEL` makes one ready")
+    if recipe.learner.threads:
+        torch.set_num_threads(recipe.learner.threads)
+    metrics = LearnerMetrics()
+    server = serve(metrics, recipe.monitoring.host, recipe.monitoring.learner_port, metrics.health)
+    try:
+        learner = build(recipe, metrics)
+        outcome = learner.run()
+        final = recipe.run.folder / "model"
+        fill_version(learner.trainer.model, Path(recipe.run.model), final, learner.trainer.snapshot())
+        learner.client.set(learner.keys.finished, outcome)
+    finally:
+        server.stop()
+
+
+if __name__ == "__main__":
+    main()

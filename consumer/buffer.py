@@ -1,0 +1,131 @@
+"""The StalenessBuffer: which of the arrived groups may be trained on now, and what to wait for.
+
+Invariant (rule W): a batch is taken only if every ticket outside it can still be trained on within the bound, batch by
+batch; so nothing goes stale while generators keep answering. The shortcut, waiting merely for the group that is due now,
+lets several deadlines fall into one step and drops the slow answers. Refuses to know Redis, tensors and clocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from broker.ledger import Verdict
+from broker.schema import RolloutGroup
+from broker.streams import Arrival
+
+Order = Literal["ready", "strict"]
+
+
+@dataclass(frozen=True)
+class Held:
+    """An arrived, readable train group."""
+
+    entry_id: bytes
+    group: RolloutGroup
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Why there is no batch: too few groups, or a ticket whose deadline the batch would pass over."""
+
+    reason: Literal["batch", "ticket"]
+    ticket_id: str = ""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The learner's position against the bound: its version v, steps i taken at it, S, B and k = publish_every."""
+
+    version: int
+    steps_at_version: int
+    max_staleness: int
+    groups_per_step: int
+    publish_every: int = 1
+
+    def room(self, ahead: int) -> int:
+        """Groups that can still be trained up to version v + ahead, after the batch in question: B·(j·k + k − 1 − i)."""
+        k = self.publish_every
+        return self.groups_per_step * (ahead * k + k - 1 - self.steps_at_version)
+
+    def stale(self, group: RolloutGroup) -> bool:
+        """A token of the group is older than the bound allows at this version."""
+        return self.version - group.oldest_version > self.max_staleness
+
+
+@dataclass
+class StalenessBuffer:
+    """Arrived groups that have no verdict yet."""
+
+    order: Order
+    held: dict[str, Held] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def add(self, arrival: Arrival) -> bool:
+        """Keep a readable train group; False if its ticket is here already (a copy)."""
+        if arrival.group is None or arrival.ticket_id in self.held:
+            return False
+        self.held[arrival.ticket_id] = Held(arrival.entry_id, arrival.group)
+        return True
+
+    def consumed(self, in_play: Iterable[str], bound: Bound) -> list[tuple[Held, Verdict]]:
+        """Groups whose verdict is certain without training, removed from the buffer.
+
+        `ready`: as soon as they have arrived. `strict`: only when they head the order and the ones before them are good, so
+        that the replacements are numbered the same way in every run; the good ones ahead of them stay for the batch.
+        """
+        out: list[tuple[Held, Verdict]] = []
+        good = 0
+        for ticket_id in list(in_play):
+            held = self.held.get(ticket_id)
+            if held is None or good == bound.groups_per_step:
+                if self.order == "strict":
+                    break
+                if held is None:
+                    continue
+            verdict = _verdict(held.group, bound)
+            if verdict is None:
+                good += self.order == "strict"
+            else:
+                out.append((self.held.pop(ticket_id), verdict))
+        return out
+
+    def take(self, in_play: Mapping[str, int], bound: Bound) -> list[Held] | Wait:
+        """The next batch of B groups, removed from the buffer, or what to wait for.
+
+        `in_play` maps every unsettled ticket that is in no batch yet to its min_policy_version, in order of issue.
+        """
+        wanted = list(in_play) if self.order == "strict" else [t for t in in_play if t in self.held]
+        batch = wanted[: bound.groups_per_step]
+        missing = next((t for t in batch if t not in self.held), None)
+        if missing is not None:
+            return Wait("ticket", missing)
+        if len(batch) < bound.groups_per_step:
+            return Wait("batch")
+        if self.order == "ready":
+            offender = self._offender(in_play, set(batch), bound)
+            if offender is not None:
+                return Wait("ticket", offender)
+        return [self.held.pop(t) for t in batch]
+
+    def _offender(self, in_play: Mapping[str, int], batch: set[str], bound: Bound) -> str | None:
+        """Rule W: a ticket that has not arrived and that this batch would leave too little room for."""
+        outside = [(t, m) for t, m in in_play.items() if t not in batch and bound.version - m <= bound.max_staleness]
+        for ahead in range(bound.max_staleness):
+            due = [t for t, m in outside if m <= bound.version - bound.max_staleness + ahead]
+            if len(due) > bound.room(ahead):
+                missing = next((t for t in due if t not in self.held), None)
+                if missing is not None:
+                    return missing
+        return None
+
+
+def _verdict(group: RolloutGroup, bound: Bound) -> Verdict | None:
+    if group.failed:
+        return "failed"
+    if bound.stale(group):
+        return "stale"
+    return "degenerate" if group.degenerate else None

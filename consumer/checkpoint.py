@@ -1,0 +1,95 @@
+"""Checkpoints: everything a learner needs to go on, durable before anything is acknowledged.
+
+Invariant: a folder with its final name is complete and matches its checksums; a crash while writing leaves the previous one.
+Refuses to know what is inside: it stores tensors (safetensors-free `torch.save` of plain tensors, read back with
+`weights_only=True`, so nothing is ever unpickled into code) and a JSON document.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from broker.errors import Refused
+
+STATE, DOCUMENT = "state.pt", "checkpoint.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One durable checkpoint: `document` is plain data (step, version, ledger sequence …), `state` the tensors."""
+
+    folder: Path
+    document: dict[str, Any]
+
+    def state(self) -> Any:
+        """The tensors, verified against the checksum. Raises `Refused` when the file is not what was written."""
+        path = self.folder / STATE
+        if _sha256(path) != self.document["sha256"]:
+            raise Refused(f"checkpoint {self.folder} is damaged", "delete that folder to resume from the one before it")
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def write(root: Path, step: int, state: Any, document: Mapping[str, Any], keep: int) -> Checkpoint:
+    """Write `root/step-…` atomically and durably, then remove all but the newest `keep`."""
+    root.mkdir(parents=True, exist_ok=True)
+    final, temporary = root / f"step-{step:08d}", root / f".step-{step:08d}.{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        torch.save(state, temporary / STATE)
+        full = {**document, "step": step, "sha256": _sha256(temporary / STATE)}
+        (temporary / DOCUMENT).write_text(json.dumps(full))
+        for name in (STATE, DOCUMENT):
+            _fsync(temporary / name)
+        _fsync(temporary)
+        if final.exists():
+            shutil.rmtree(final)
+        temporary.rename(final)
+        _fsync(root)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    for old in _folders(root)[:-keep]:
+        shutil.rmtree(old)
+    return Checkpoint(final, full)
+
+
+def newest(root: Path) -> Checkpoint | None:
+    """The newest complete checkpoint, or None. Leftovers of a crashed writer are removed."""
+    if not root.is_dir():
+        return None
+    for leftover in root.glob(".step-*"):
+        shutil.rmtree(leftover)
+    folders = _folders(root)
+    if not folders:
+        return None
+    try:
+        return Checkpoint(folders[-1], json.loads((folders[-1] / DOCUMENT).read_text()))
+    except (OSError, ValueError):
+        raise Refused(f"checkpoint {folders[-1]} is damaged", "delete that folder to resume from the one before it") from None
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.name.startswith("step-"))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,216 @@
+"""Dispatch: issues tickets against credit, and commits what the learner did, one MULTI at a time.
+
+Invariant: credit is freed by the publication of a version, never before it, and a ticket's `min_policy_version` is the
+version whose publication freed its credit. Trained tickets keep their credit until a version that learnt from them is out.
+Refuses to know tensors, rewards and what a problem says.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from broker.ledger import Entry, Ledger, Verdict
+from broker.policy import PolicyStore
+from broker.schema import Ticket
+from broker.streams import Arrival
+from consumer.buffer import Held
+
+
+@lru_cache(maxsize=4)
+def _epoch(seed: int, epoch: int, problems: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.random.default_rng([seed, epoch]).permutation(problems)
+
+
+def problem_of(seed: int, number: int, problems: int) -> int:
+    """The problem of the train ticket `number`: each problem once per epoch, shuffled by seed and epoch."""
+    return int(_epoch(seed, number // problems, problems)[number % problems])
+
+
+def seed_of(seed: int, number: int) -> int:
+    """The sampling seed of a ticket, a function of the run's seed and the ticket's number alone."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1)
+
+
+def ticket_id_of(number: int) -> str:
+    """Ids sort in order of issue."""
+    return f"t{number:010d}"
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The numbers that govern the flow of train tickets."""
+
+    capacity: int
+    groups_per_step: int
+    total_groups: int
+    problems: int
+    seed: int
+
+
+@dataclass
+class Dispatch:
+    """The learner's view of every train ticket; guarded by a lock since publications commit on their own thread."""
+
+    ledger: Ledger
+    policy: PolicyStore
+    flow: Flow
+    version: int = -1
+    issued: int = 0
+    trained: int = 0
+    in_play: dict[str, int] = field(default_factory=dict)  # every ticket that holds credit, in order of issue
+    taken: set[str] = field(default_factory=set)  # those of them that are in a batch
+    journal: list[Entry] = field(default_factory=list)  # steps since the last durable checkpoint
+    entry_ids: dict[str, bytes] = field(default_factory=dict)  # of trained groups that are not final yet
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def open(self, version: int) -> None:
+        """First start: point to `version` (already uploaded) and issue the first tickets."""
+        with self.lock:
+            self.version = version
+            tickets = self._tickets(self._credit())
+            with self.ledger.transaction() as pipe:
+                self.policy.point(pipe, version)
+                self.ledger.mark(pipe, "policy_version", str(version))
+                self.ledger.issue(pipe, tickets)
+            self._issued(tickets)
+
+    def resume(self, version: int) -> None:
+        """Read the books as they stand after a restart; `version` is the pointer's."""
+        with self.lock:
+            self.version = version
+            self.journal = self.ledger.entries()
+            since = {t for entry in self.journal for t in entry.tickets}
+            held = self._unpublished()
+            self.issued = self.ledger.count("issued")
+            self.trained = self.ledger.count("trained") + len(since)
+            self.in_play = {t: m for t, m in self.ledger.unsettled().items() if t not in since or t in held}
+            self.taken = set(held)
+
+    def refill(self) -> None:
+        """Issue what credit is free: after a restart, or when the number of steps was raised."""
+        with self.lock:
+            tickets = self._tickets(self._credit())
+            if tickets:
+                with self.ledger.transaction() as pipe:
+                    self.ledger.issue(pipe, tickets)
+                self._issued(tickets)
+
+    def waiting(self) -> Mapping[str, int]:
+        """Tickets in no batch yet → min_policy_version, in order of issue."""
+        with self.lock:
+            return {t: m for t, m in self.in_play.items() if t not in self.taken}
+
+    def expects(self, ticket_id: str) -> bool:
+        """The ticket is in play and in no batch: a group for it is welcome."""
+        with self.lock:
+            return ticket_id in self.in_play and ticket_id not in self.taken
+
+    def take(self, batch: Sequence[Held]) -> None:
+        """The batch goes into training: out of the order, its credit still held."""
+        with self.lock:
+            for held in batch:
+                self.taken.add(held.group.ticket_id)
+                self.entry_ids[held.group.ticket_id] = held.entry_id
+
+    def consume(self, verdicts: Sequence[tuple[Held, Verdict]]) -> None:
+        """Verdicts that are final at once: settle and issue one replacement each, in one MULTI."""
+        if not verdicts:
+            return
+        with self.lock:
+            gone = [held.group.ticket_id for held, _ in verdicts]
+            tickets = self._tickets(self._credit(freed=gone))
+            with self.ledger.transaction() as pipe:
+                for held, verdict in verdicts:
+                    self.ledger.settle(pipe, [(held.entry_id, held.group.ticket_id)], verdict)
+                self.ledger.issue(pipe, tickets)
+            for ticket_id in gone:
+                del self.in_play[ticket_id]
+            self._issued(tickets)
+
+    def refuse(self, arrival: Arrival, reason: str) -> None:
+        """A message that cannot be used: dead letter; its ticket, if it is ours and open, is settled as failed."""
+        with self.lock:
+            expected = self.expects(arrival.ticket_id)
+            tickets = self._tickets(self._credit(freed=[arrival.ticket_id])) if expected else []
+            with self.ledger.transaction() as pipe:
+                self.ledger.dead_letter(pipe, arrival.ticket_id, reason, arrival.payload)
+                if expected:
+                    self.ledger.settle(pipe, [(arrival.entry_id, arrival.ticket_id)], "failed")
+                    self.ledger.issue(pipe, tickets)
+                else:
+                    self.ledger.discard(pipe, arrival.entry_id)
+            if expected:
+                del self.in_play[arrival.ticket_id]
+                self._issued(tickets)
+
+    def commit(self, step: int, version: int, batch: Sequence[str], *, publish: bool) -> None:
+        """One MULTI: the journal entry and, with a publication (weights already uploaded), pointer, freed credit, tickets."""
+        with self.lock:
+            entry = Entry(step, version, publish, tuple(batch))
+            freed = [*self._unpublished(), *batch] if publish else []
+            previous = self.version
+            self.version = version if publish else previous
+            tickets = self._tickets(self._credit(freed, trained=len(batch)))
+            try:
+                with self.ledger.transaction() as pipe:
+                    self.ledger.journal(pipe, entry)
+                    if publish:
+                        self.policy.point(pipe, version)
+                        self.ledger.issue(pipe, tickets)
+            except BaseException:
+                self.version = previous
+                raise
+            self.journal.append(entry)
+            self.trained += len(batch)
+            for ticket_id in freed:
+                self.in_play.pop(ticket_id, None)
+                self.taken.discard(ticket_id)
+            if publish:
+                self._issued(tickets)
+
+    def make_final(self, entries: Sequence[Entry], sequence: int, entry_ids: Mapping[str, bytes]) -> None:
+        """The checkpoint that holds these steps is durable: acknowledge, count and forget them, in one MULTI.
+
+        Raises `ValueError` for a checkpoint between two publications: the credit of its last steps would be forgotten.
+        """
+        if not entries or not entries[-1].published:
+            raise ValueError("a checkpoint ends with a published step")
+        with self.lock:
+            settled = [(entry_ids[t], t) for entry in entries for t in entry.tickets]
+            with self.ledger.transaction() as pipe:
+                self.ledger.settle(pipe, settled, "trained")
+                self.ledger.make_final(pipe, len(entries), sequence)
+            self.journal = self.journal[len(entries) :]
+            for _, ticket_id in settled:
+                self.entry_ids.pop(ticket_id, None)
+
+    def _unpublished(self) -> list[str]:
+        """Trained tickets that still hold credit: no version that learnt from them is out."""
+        last = max((i for i, entry in enumerate(self.journal) if entry.published), default=-1)
+        return [t for entry in self.journal[last + 1 :] for t in entry.tickets]
+
+    def _credit(self, freed: Sequence[str] = (), trained: int = 0) -> int:
+        """Tickets that may be issued: up to capacity, and no more than the run still has use for."""
+        gone = set(freed)
+        in_play = sum(t not in gone for t in self.in_play)
+        spent = self.trained + trained
+        unspent = in_play - sum(t not in gone for t in self._unpublished())
+        return max(0, min(self.flow.capacity - in_play, self.flow.total_groups - spent - unspent))
+
+    def _tickets(self, count: int) -> list[Ticket]:
+        flow = self.flow
+        numbers = range(self.issued, self.issued + count)
+        return [
+            Ticket(ticket_id_of(n), problem_of(flow.seed, n, flow.problems), seed_of(flow.seed, n), self.version)
+            for n in numbers
+        ]
+
+    def _issued(self, tickets: Sequence[Ticket]) -> None:
+        self.issued += len(tickets)
+        self.in_play.update((t.ticket_id, t.min_policy_version) for t in tickets)

@@ -1,0 +1,112 @@
+"""Evaluation: held-out problems as tickets of their own stream, collected until the last one is in.
+
+Invariant: nothing here reaches the buffer; an evaluation is settled whole, after its record is written, so that a restart
+repeats at most the record. Refuses to know prompts, answers and the train ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from broker.ledger import Ledger
+from broker.schema import RolloutGroup, Ticket
+from broker.streams import Arrival
+from consumer.dispatch import seed_of
+
+Record = dict[str, Any]
+
+
+@dataclass
+class Evaluation:
+    """One pass over the first `problems` held-out problems, asked for at `policy_version`."""
+
+    policy_version: int
+    label: str
+    tickets: frozenset[str]
+    arrived: dict[str, tuple[bytes, RolloutGroup | None]] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Every ticket has come back, answered or failed."""
+        return len(self.arrived) == len(self.tickets)
+
+    def record(self) -> Record:
+        """pass@1 is the mean over all samples of the component `correct` (the reward where a task has none)."""
+        groups = [g for _, g in self.arrived.values() if g is not None and not g.failed]
+        rollouts = [r for g in groups for r in g.rollouts]
+        versions = [span.policy_version for r in rollouts for span in r.spans]
+        correct = [r.components.get("correct", r.reward) for r in rollouts]
+        return {
+            "label": self.label,
+            "policy_version": self.policy_version,
+            "newest_version": max(versions, default=self.policy_version),
+            "problems": len(groups),
+            "failed": len(self.arrived) - len(groups),
+            "samples": len(rollouts),
+            "pass_at_1": sum(correct) / len(correct) if correct else None,
+            "mean_length": sum(len(r.tokens) for r in rollouts) / len(rollouts) if rollouts else None,
+            "truncated_fraction": sum(r.truncated for r in rollouts) / len(rollouts) if rollouts else None,
+        }
+
+
+def eval_id(version: int, label: str, number: int) -> str:
+    """Ids name what they evaluate, so that a restarted learner knows which evaluation an answer belongs to."""
+    return f"e{version:08d}-{label}-{number:06d}"
+
+
+class Evaluator:
+    """Issues and collects evaluations; at most one ledger transaction for each end of one."""
+
+    def __init__(self, ledger: Ledger, problems: int, seed: int, record: Callable[[Record], None]) -> None:
+        self._ledger, self._problems, self._seed, self._record = ledger, problems, seed, record
+        self.running: dict[tuple[int, str], Evaluation] = {}
+
+    def resume(self) -> None:
+        """Take up the evaluations whose tickets are still unsettled."""
+        for ticket_id in self._ledger.unsettled():
+            version, label, _ = ticket_id[1:].split("-")
+            key = (int(version), label)
+            known = self.running.get(key)
+            tickets = (known.tickets if known else frozenset()) | {ticket_id}
+            self.running[key] = Evaluation(int(version), label, tickets)
+
+    def start(self, version: int, label: str) -> bool:
+        """Issue an evaluation unless this one was issued before; True if it was issued."""
+        mark = f"{label}:{version}"
+        if self._problems == 0 or mark in self._ledger.books():
+            return False
+        tickets = [
+            Ticket(eval_id(version, label, n), n, seed_of(self._seed, n), version, "eval") for n in range(self._problems)
+        ]
+        with self._ledger.transaction() as pipe:
+            self._ledger.mark(pipe, mark, "issued")
+            self._ledger.issue(pipe, tickets)
+        ids = frozenset(t.ticket_id for t in tickets)
+        self.running[version, label] = Evaluation(version, label, ids)
+        return True
+
+    def add(self, arrival: Arrival) -> None:
+        """Take an answer in; the last one of an evaluation writes its record and settles it."""
+        for key, evaluation in list(self.running.items()):
+            if arrival.ticket_id in evaluation.tickets and arrival.ticket_id not in evaluation.arrived:
+                evaluation.arrived[arrival.ticket_id] = (arrival.entry_id, arrival.group)
+                if arrival.group is None:
+                    with self._ledger.transaction() as pipe:
+                        self._ledger.dead_letter(pipe, arrival.ticket_id, arrival.malformed, arrival.payload)
+                if evaluation.complete:
+                    self._finish(evaluation)
+                    del self.running[key]
+                return
+        with self._ledger.transaction() as pipe:
+            self._ledger.dead_letter(pipe, arrival.ticket_id, arrival.malformed or "no such evaluation ticket", arrival.payload)
+            self._ledger.discard(pipe, arrival.entry_id)
+
+    def _finish(self, evaluation: Evaluation) -> None:
+        self._record(evaluation.record())
+        good = [(e, t) for t, (e, g) in evaluation.arrived.items() if g is not None and not g.failed]
+        bad = [(e, t) for t, (e, g) in evaluation.arrived.items() if g is None or g.failed]
+        with self._ledger.transaction() as pipe:
+            self._ledger.settle(pipe, good, "evaluated")
+            self._ledger.settle(pipe, bad, "failed")

@@ -1,0 +1,89 @@
+"""What a step says of itself: one JSON line in `steps.jsonl`, and the same figures as metrics.
+
+Invariant: `reward` is the mean over *all* groups consumed since the last step, degenerate ones included; a mean over the
+trained ones alone would hide that the easy ones are gone. Refuses to know where groups come from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from broker.ledger import Verdict
+from broker.schema import RolloutGroup
+from consumer.trainer import StepStats
+from monitoring.metrics import LearnerMetrics
+
+
+class StepTally:
+    """Adds up what is consumed between two steps, and writes the line."""
+
+    def __init__(self, path: Path, steps: int, metrics: LearnerMetrics, clock: Callable[[], float] = time.time) -> None:
+        self._path, self._steps, self._metrics, self._clock = path, steps, metrics, clock
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._since = clock()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._groups: Counter[str] = Counter()
+        self._rewards: list[float] = []
+        self._lengths: list[int] = []
+        self._truncated = 0
+        self._wait_seconds = 0.0
+
+    def consumed(self, group: RolloutGroup, verdict: Verdict) -> None:
+        """A group was used up."""
+        self._groups[verdict] += 1
+        self._rewards += [r.reward for r in group.rollouts]
+        self._lengths += [len(r.tokens) for r in group.rollouts]
+        self._truncated += sum(r.truncated for r in group.rollouts)
+        self._metrics.verdicts.labels(verdict=verdict).inc()
+
+    def failed(self) -> None:
+        """A ticket was settled as failed without a readable group."""
+        self._groups["failed"] += 1
+        self._metrics.verdicts.labels(verdict="failed").inc()
+
+    def waited(self, seconds: float) -> None:
+        """The learner waited this long for its batch."""
+        self._wait_seconds += seconds
+
+    def step(self, stats: StepStats, *, step: int, version: int, buffer: int, publish_seconds: float) -> None:
+        """Write the line of a step and begin the next tally."""
+        now = self._clock()
+        samples = max(1, len(self._rewards))
+        record: dict[str, Any] = {
+            "time": now,
+            "step": step,
+            "steps": self._steps,
+            "policy_version": version,
+            "reward": sum(self._rewards) / samples,
+            "samples": len(self._rewards),
+            "groups": {v: self._groups[v] for v in ("trained", "degenerate", "stale", "failed")},
+            "completion_tokens": sum(self._lengths),
+            "completion_length": sum(self._lengths) / samples,
+            "truncated_fraction": self._truncated / samples,
+            "seconds": now - self._since,
+            "wait_seconds": self._wait_seconds,
+            "publish_seconds": publish_seconds,
+            "buffer": buffer,
+            **dataclasses.asdict(stats),
+        }
+        self._write(record)
+        self._metrics.observe_step(record)
+        self._since = now
+        self._reset()
+
+    def evaluation(self, record: dict[str, Any]) -> None:
+        """Write the line of a finished evaluation."""
+        self._write({"time": self._clock(), "eval": record})
+        self._metrics.observe_evaluation(record)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        with self._path.open("a") as file:
+            file.write(json.dumps(record) + "\n")

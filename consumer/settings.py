@@ -1,0 +1,77 @@
+"""The learner's own sections of a recipe: optimisation, flow control, objective, evaluation."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from broker.settings import RecipeBase, Section
+
+
+class LearnerSettings(Section):
+    """How the learner steps, publishes and survives."""
+
+    groups_per_step: int = Field(8, ge=1, description="groups in a batch, B")
+    order: Literal["ready", "strict"] = "ready"
+    pipeline_depth: int = Field(2, ge=0, description="batches in play beyond the one being trained; sets the mean staleness")
+    publish_every: int = Field(1, ge=1, description="optimizer steps per policy version")
+    learning_rate: float = Field(1e-6, gt=0)
+    warmup_steps: int = Field(0, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = Field(1e-8, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    minibatches_per_batch: int = Field(1, ge=1)
+    tokens_per_micro_batch: int = Field(4096, ge=1, description="padded tokens of one forward pass")
+    layout: Literal["auto", "padded", "shared_prompt"] = Field(
+        "auto", description="one completion a row, or a group in a row behind its prompt, which is then computed once"
+    )
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    autocast: Literal["none", "bfloat16", "auto"] = Field("auto", description="auto: bfloat16 on CUDA, none on CPU")
+    gradient_checkpointing: bool = False
+    threads: int = Field(0, ge=0, description="CPU threads; 0: torch's own choice")
+    checkpoint_every: int = Field(10, ge=1, description="optimizer steps between durable checkpoints")
+    keep_checkpoints: int = Field(2, ge=1)
+    max_degenerate_in_a_row: int = Field(200, ge=1)
+    stop_when_solved: bool = Field(True, description="end a run whose groups are all degenerate, saying `solved` or `no signal`")
+    eval_problems: int = Field(0, ge=0, description="held-out problems per evaluation; 0: none")
+    eval_every: int = Field(0, ge=0, description="policy versions between evaluations; 0: only at start and end")
+
+    @model_validator(mode="after")
+    def _flows(self) -> Self:
+        if self.publish_every > self.pipeline_depth + 1:
+            raise ValueError(
+                f"publish_every = {self.publish_every} needs pipeline_depth >= {self.publish_every - 1}: credit is freed by "
+                "publication, so the learner would wait for itself"
+            )
+        return self
+
+
+class ObjectiveSettings(Section):
+    """Importance-corrected GRPO (DESIGN: leave-one-out baseline, decoupled correction, global token mean)."""
+
+    clip_low: float = Field(0.2, ge=0, lt=1)
+    clip_high: float = Field(0.28, ge=0)
+    truncation: float = Field(2.0, gt=0, description="cap of the token ratio π_prox/μ; the weight is never differentiated")
+
+
+class LearnerRecipe(RecipeBase):
+    """What a learner reads of a recipe."""
+
+    learner: LearnerSettings = LearnerSettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
+
+    @property
+    def capacity(self) -> int:
+        """Tickets in play at most: the one number of flow control."""
+        return (self.learner.pipeline_depth + 1) * self.learner.groups_per_step
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        depth, bound = self.learner.pipeline_depth, self.run.max_staleness
+        if depth > bound:
+            raise ValueError(f"learner.pipeline_depth = {depth} is above run.max_staleness = {bound}; lower the depth")
+        if bound == 0 and self.learner.publish_every != 1:
+            raise ValueError("run.max_staleness = 0 is synchronous and needs learner.publish_every = 1")
+        return self

@@ -1,0 +1,104 @@
+"""Child processes that are restarted with back-off, stopped in order, and die with the launcher.
+
+Invariant: a child is either running, waiting for its back-off, or over for a reason that `over` names; none outlives us.
+Refuses to know what the children do.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from broker.embedded import die_with_parent
+
+REFUSED = 2  # exit status of a process that cannot be right: not restarted
+QUICK_SECONDS = 60.0  # a life shorter than this counts as a failed start
+MAX_QUICK_FAILURES = 5
+LONGEST_BACKOFF = 30.0
+
+
+@dataclass
+class Child:
+    """One process and its restarts. `once` children are not restarted."""
+
+    name: str
+    command: list[str]
+    log: Path | None
+    env: Mapping[str, str] = field(default_factory=dict)
+    clock: Callable[[], float] = time.monotonic
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    quick_failures: int = 0
+    restarts: int = 0
+    due: float = 0.0
+
+    def start(self) -> None:
+        """Start it in a session of its own: a Ctrl-C reaches the launcher alone, which then stops all in order."""
+        self.started = self.clock()
+        output = self.log.open("ab") if self.log else None
+        try:
+            self.process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT if output else None,
+                env={**os.environ, **self.env},
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+            )
+        finally:
+            if output:
+                output.close()
+
+    @property
+    def status(self) -> int | None:
+        """Exit status, None while it runs."""
+        return self.process.poll() if self.process else None
+
+    def revive(self) -> bool:
+        """Start a dead child again once its back-off is over; False when it has failed too often in a row."""
+        now = self.clock()
+        if self.status is None:
+            return True
+        if self.due == 0.0:
+            self.quick_failures = self.quick_failures + 1 if now - self.started < QUICK_SECONDS else 1
+            if self.quick_failures > MAX_QUICK_FAILURES:
+                return False
+            self.due = now + min(LONGEST_BACKOFF, 2.0 ** (self.quick_failures - 1))
+        if now >= self.due:
+            self.due = 0.0
+            self.restarts += 1
+            self.start()
+        return True
+
+    def ask_to_stop(self) -> None:
+        """SIGTERM."""
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+
+    def stop(self, seconds: float) -> None:
+        """Wait for the end, at most `seconds`, then kill what is left of its session."""
+        if not self.process:
+            return
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            pass  # the kill below is the answer
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # nothing of it is left
+        self.process.wait()
+
+    def last_words(self) -> str:
+        """The line with which it refused or crashed, from its log."""
+        if not self.log or not self.log.exists():
+            return ""
+        lines = self.log.read_bytes()[-20_000:].decode("utf-8", "replace").splitlines()
+        refusals = [line for line in lines if line.startswith("headrace: ")]
+        return (refusals or [line for line in lines if line.strip()] or [""])[-1]

@@ -1,0 +1,38 @@
+"""The whole recipe: every room's sections in one validated document.
+
+Invariant: what is written to the run's folder and handed to the processes is complete; no default is left to chance.
+Refuses to know how any process uses its section.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from broker.settings import load
+from consumer.settings import LearnerRecipe
+from monitoring.settings import MonitoringSettings
+from producer.settings import GeneratorRecipe
+
+
+class Recipe(GeneratorRecipe, LearnerRecipe):
+    """A complete experiment."""
+
+    monitoring: MonitoringSettings = MonitoringSettings()
+
+    def toml(self) -> str:
+        """As a recipe file; secrets are left out."""
+        return tomli_w.dumps(self.plain())
+
+    def plain(self) -> dict[str, Any]:
+        """As plain data without absent values and secrets."""
+        document: dict[str, Any] = json.loads(self.model_dump_json(exclude_none=True))
+        return document
+
+
+def read(path: Path, flags: list[str] | None = None) -> Recipe:
+    """Load, overlay and validate. Raises `Refused` with one line."""
+    return load(Recipe, path, flags)

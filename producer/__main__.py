@@ -1,0 +1,106 @@
+"""`python -m producer RECIPE`: one generator process."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+import uuid
+from pathlib import Path
+
+from broker.cli import guarded
+from broker.connection import connect, require
+from broker.errors import Refused
+from broker.fingerprint import tokenizer_hash
+from broker.joining import Fingerprint, join, register_task
+from broker.keys import Keys
+from broker.log import setup
+from broker.policy import PolicyStore
+from broker.settings import load, redis_url
+from broker.streams import TicketStream, create_groups
+from monitoring.metrics import GeneratorMetrics, serve
+from monitoring.settings import MonitoringSettings
+from producer.engine import Engine
+from producer.generator import BLOCK_SECONDS, Generator
+from producer.settings import GeneratorRecipe
+from producer.tasks import make_task
+from producer.tokens import Tokens
+from producer.verify import VerifierPool
+
+
+class ProcessRecipe(GeneratorRecipe):
+    """The generator's recipe and where its metrics go."""
+
+    monitoring: MonitoringSettings = MonitoringSettings()
+
+
+def make_engine(recipe: GeneratorRecipe) -> Engine:
+    """The configured engine; only its library is imported."""
+    if recipe.generator.engine == "vllm":
+        from producer.vllm_engine import VllmEngine
+
+        return VllmEngine(recipe.run.model, recipe)
+    from producer.transformers_engine import TransformersEngine
+
+    return TransformersEngine(recipe.run.model, recipe)
+
+
+async def serve_run(recipe: ProcessRecipe) -> None:
+    """Join the run, start the engine, generate until told to stop."""
+    url = redis_url(recipe.broker)
+    client = connect(recipe.broker, url)
+    require(client)
+    blocking = connect(recipe.broker, url, blocking_seconds=recipe.broker.lease_seconds)
+    keys = Keys(recipe.run.name)
+    name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+    task = make_task(recipe.task, recipe.run.seed)
+    tokens = Tokens(Path(recipe.run.model), recipe.task)
+    print_of = Fingerprint.of(recipe, tokenizer_hash(Path(recipe.run.model)))
+    create_groups(client, keys)
+    await asyncio.to_thread(join, client, keys, print_of)
+    register_task(client, keys, task.card())
+
+    stopping = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, stopping.set)
+    metrics = GeneratorMetrics()
+    server = serve(metrics, recipe.monitoring.host, recipe.monitoring.generator_port, metrics.health)
+    engine = make_engine(recipe)
+    verifiers = VerifierPool(recipe.generator.verifier_workers, recipe.generator.verifier_seconds)
+    try:
+        await engine.start()
+        tickets = TicketStream(
+            client, blocking, keys, name, recipe.broker.lease_seconds, recipe.broker.max_deliveries
+        )
+        policy = PolicyStore(client, keys, recipe.policy_directory, recipe.policy.keep, recipe.policy.lease_seconds)
+        generator = Generator(
+            name, recipe, client, keys, tickets, policy, engine, task, tokens, verifiers, metrics, stopping=stopping
+        )
+        await generator.run()
+    finally:
+        verifiers.stop()
+        await engine.stop()
+        server.stop()
+
+
+@guarded
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="producer", description="one generator of a run")
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--check", action="store_true", help="validate, print the resolved recipe, start nothing")
+    options, flags = parser.parse_known_args()
+    setup("generator")
+    recipe = load(ProcessRecipe, options.recipe, flags)
+    if options.check:
+        print(recipe.model_dump_json(indent=2, exclude_none=True))
+        return
+    if not Path(recipe.run.model).is_dir():
+        raise Refused(f"no model directory {recipe.run.model}", "`python -m deploy.prepare MODEL` makes one ready")
+    asyncio.run(serve_run(recipe))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""What a generator asks of an engine, whichever library samples.
+
+Invariant: the log-prob of every token is that of the policy version in its span, under the temperature that sampled it.
+Refuses to know tickets, rewards and Redis.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from broker.schema import Floats, Ints, VersionSpan
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Raw tokens of one answer: `tokens` (T,) int32, `logprobs` (T,) float32, spans covering `[0, T)`."""
+
+    tokens: Ints
+    logprobs: Floats
+    spans: tuple[VersionSpan, ...]
+    truncated: bool
+
+
+class Engine(Protocol):
+    """An inference engine whose weights can be replaced while it runs."""
+
+    @property
+    def slots(self) -> int:
+        """Groups it can sample at once."""
+
+    @property
+    def policy_version(self) -> int:
+        """Version of the weights it holds; -1 before the first refresh."""
+
+    async def start(self) -> None:
+        """Load the model. Raises `Refused` for a model that cannot be served as configured."""
+
+    async def sample(self, prompt: Ints, seed: int, request_id: str) -> list[Completion]:
+        """G completions of `prompt` (P,) in one request. Cancelling the task aborts the request."""
+
+    async def refresh(self, folder: Path, policy_version: int) -> None:
+        """Take the weights in `folder` (Hugging Face layout). On failure the old weights go on serving and it raises."""
+
+    async def stop(self) -> None:
+        """Free the device and end every child process."""

@@ -1,0 +1,245 @@
+"""The generator: claims tickets, samples and scores a group for each, publishes it, and takes up new weights in flight.
+
+Invariant: it holds no more tickets than its engine runs at once, samples none below its `min_policy_version`, and every
+ticket it claimed it publishes, hands back or loses to its lapsed lease: leaving or dying disturbs nobody.
+Refuses to know verdicts, advantages and how weights come about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import redis
+import structlog
+
+from broker.errors import Malformed
+from broker.keys import Keys
+from broker.policy import PolicyStore
+from broker.schema import RolloutGroup, tombstone
+from broker.streams import Claim, TicketStream
+from monitoring.metrics import GeneratorMetrics
+from producer.engine import Engine
+from producer.rollout import assemble
+from producer.settings import GeneratorRecipe
+from producer.tasks import Task
+from producer.tokens import Tokens
+from producer.verify import VerifierPool
+
+BLOCK_SECONDS = 1.0  # longest wait for a ticket in one call: also how soon a stop is noticed
+POINTER_SECONDS = 1.0  # longest wait for a new version in one call
+RETRY_SECONDS = 2.0  # after a refresh that failed
+
+
+@dataclass
+class Generator:
+    """One generator process; `run` returns when it was asked to stop and holds nothing any more."""
+
+    name: str
+    recipe: GeneratorRecipe
+    client: redis.Redis
+    keys: Keys
+    tickets: TicketStream
+    policy: PolicyStore
+    engine: Engine
+    task: Task
+    tokens: Tokens
+    verifiers: VerifierPool
+    metrics: GeneratorMetrics
+    clock: Callable[[], float] = time.time
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    serving: dict[bytes, tuple[Claim, asyncio.Task[None]]] = field(default_factory=dict)
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)  # a version came in, or a slot became free
+    exact: asyncio.Lock = field(default_factory=asyncio.Lock)  # deterministic sampling: one ticket, one version at a time
+    failure: Exception | None = None
+    log: structlog.stdlib.BoundLogger = field(default_factory=lambda: structlog.get_logger("generator"))
+
+    async def run(self) -> None:
+        """Serve until `stopping` is set or the run has finished. An engine that dies ends this with its error."""
+        self.metrics.slots.set(self.engine.slots)
+        loops = [self._claim_loop(), self._lease_loop()]
+        if not self.recipe.run.deterministic:
+            loops.append(self._refresh_loop())
+        tasks = [asyncio.create_task(loop) for loop in loops]
+        stop = asyncio.create_task(self.stopping.wait())
+        try:
+            done, _ = await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stop}:
+                task.result()  # a loop that ends before the stop does so by an error
+        finally:
+            self.stopping.set()
+            stop.cancel()
+            await self._drain()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.to_thread(self._leave)
+        if self.failure is not None:
+            raise self.failure
+
+    # -- loops ---------------------------------------------------------------------------------------------------
+
+    async def _claim_loop(self) -> None:
+        while not self.stopping.is_set():
+            with self._phase("wait_slot"):
+                async with self.changed:
+                    await self.changed.wait_for(lambda: len(self.serving) < self.engine.slots or self.stopping.is_set())
+            if self.stopping.is_set():
+                return
+            free = self.engine.slots - len(self.serving)
+            suspects = sum(claim.suspect for claim, _ in self.serving.values())
+            with self._phase("wait_ticket"):
+                claims = await asyncio.to_thread(self.tickets.claim, free, suspects=suspects, block_seconds=BLOCK_SECONDS)
+            if self.stopping.is_set():
+                for claim in claims:
+                    await asyncio.to_thread(self.tickets.give_back, claim)
+                return
+            for claim in claims:
+                self.metrics.tickets.labels(event="claimed").inc()
+                self.serving[claim.entry_id] = (claim, asyncio.create_task(self._serve(claim)))
+            self.metrics.in_flight_groups.set(len(self.serving))
+
+    async def _lease_loop(self) -> None:
+        """Renew what we hold, say that we live, notice the end of the run; three times a lease."""
+        interval = self.tickets.lease_seconds / 3
+        while not self.stopping.is_set():
+            held = [claim for claim, _ in self.serving.values()]
+            ours = await asyncio.to_thread(self.tickets.renew, held)
+            for claim in held:
+                if claim.entry_id not in ours and claim.entry_id in self.serving:
+                    self.log.warning("lost a ticket to its lapsed lease", ticket=claim.ticket.ticket_id)
+                    self.metrics.tickets.labels(event="lost").inc()
+                    self.serving.pop(claim.entry_id)[1].cancel()
+            if await asyncio.to_thread(self._heartbeat, 2 * interval):
+                self.log.info("the run has finished")
+                self.stopping.set()
+            await self._pause(interval)
+
+    async def _refresh_loop(self) -> None:
+        while not self.stopping.is_set():
+            newest = await asyncio.to_thread(self.policy.wait, self.engine.policy_version, POINTER_SECONDS)
+            if newest is not None and not await self._refresh(newest):
+                await self._pause(RETRY_SECONDS)
+
+    # -- one version -------------------------------------------------------------------------------------------------
+
+    async def _refresh(self, version: int) -> bool:
+        """Take up `version`; False if it could not be had, in which case the old weights go on serving."""
+        started = time.perf_counter()
+        try:
+            await asyncio.to_thread(self.policy.lease, self.name, version)  # before opening: a leased version is not pruned
+            folder = await asyncio.to_thread(self.policy.open, version)
+            await self.engine.refresh(folder, version)
+        except (Malformed, OSError, ValueError, TimeoutError) as error:
+            self.metrics.refresh_failures.inc()
+            self.log.warning("refresh failed, the old weights go on", version=version, error=str(error)[:300])
+            return False
+        self.metrics.refresh_seconds.observe(time.perf_counter() - started)
+        self.metrics.policy_version.set(version)
+        self.log.info("refreshed", version=version, seconds=round(time.perf_counter() - started, 3))
+        async with self.changed:
+            self.changed.notify_all()
+        return True
+
+    async def _hold(self, version: int) -> None:
+        """Wait until the engine holds `version` or newer."""
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.engine.policy_version >= version)
+
+    # -- one ticket --------------------------------------------------------------------------------------------------
+
+    async def _serve(self, claim: Claim) -> None:
+        """From ticket to published group. Cancelled: the ticket goes back."""
+        try:
+            group = await self._group(claim)
+            with self._phase("publish"):
+                first = await asyncio.to_thread(self.tickets.publish, claim, group)
+            self.metrics.tickets.labels(event="published" if first else "late").inc()
+            if first:
+                self._count(group)
+        except asyncio.CancelledError:
+            if await asyncio.to_thread(self.tickets.give_back, claim):
+                self.metrics.tickets.labels(event="handed_back").inc()
+            raise
+        except Exception as error:
+            # The engine, a verifier pool or Redis is broken, not the completion: this process ends with that error. The
+            # ticket is not handed back, so that one which keeps killing its owners runs out of deliveries.
+            self.failure = self.failure or error
+            self.stopping.set()
+        finally:
+            self.serving.pop(claim.entry_id, None)
+            self.metrics.in_flight_groups.set(len(self.serving))
+            async with self.changed:
+                self.changed.notify_all()
+
+    async def _group(self, claim: Claim) -> RolloutGroup:
+        ticket = claim.ticket
+        split = self.task.train if ticket.kind == "train" else self.task.held_out
+        if ticket.problem >= len(split):
+            return tombstone(ticket, f"no problem {ticket.problem} in a split of {len(split)}", self.name)
+        problem = split[ticket.problem]
+        prompt = self.tokens.prompt_ids(problem)
+        if len(prompt) > self.recipe.sampling.max_prompt_tokens:
+            limit = self.recipe.sampling.max_prompt_tokens
+            return tombstone(ticket, f"the prompt has {len(prompt)} tokens, the limit is {limit}", self.name)
+        started = time.perf_counter()
+        request = f"{ticket.ticket_id}/{claim.deliveries}"
+        if self.recipe.run.deterministic:
+            async with self.exact:
+                await self._hold_exactly(ticket.min_policy_version)
+                completions = await self.engine.sample(prompt, ticket.seed, request)
+        else:
+            with self._phase("wait_version"):
+                await self._hold(ticket.min_policy_version)
+            with self._phase("sample"):
+                completions = await self.engine.sample(prompt, ticket.seed, request)
+        seconds = time.perf_counter() - started
+        with self._phase("verify"):
+            verdicts = await self.verifiers.verify(problem, [self.tokens.decode(c.tokens) for c in completions])
+        return assemble(ticket, prompt, completions, verdicts, generator=self.name, sample_seconds=seconds)
+
+    async def _hold_exactly(self, version: int) -> None:
+        while self.engine.policy_version != version:
+            if not await self._refresh(version):
+                await self._pause(RETRY_SECONDS)
+
+    # -- leaving -----------------------------------------------------------------------------------------------------
+
+    async def _drain(self) -> None:
+        """Let groups in flight finish for a while, then hand back what is left."""
+        tasks = [task for _, task in self.serving.values()]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=self.recipe.generator.drain_seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        async with self.changed:
+            self.changed.notify_all()
+
+    def _leave(self) -> None:
+        try:
+            self.policy.release(self.name)
+            self.client.hdel(self.keys.generators, self.name)
+        except redis.RedisError as error:
+            self.log.warning("could not sign off", error=str(error)[:300])
+
+    def _heartbeat(self, seconds: float) -> bool:
+        """Say that this generator lives; True if the run has finished."""
+        self.client.hset(self.keys.generators, self.name, str(self.clock() + seconds))
+        if self.engine.policy_version >= 0:
+            self.policy.lease(self.name, self.engine.policy_version)
+        return bool(self.client.exists(self.keys.finished))
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but not past a stop."""
+        try:
+            await asyncio.wait_for(self.stopping.wait(), seconds)
+        except TimeoutError:
+            return
+
+    def _phase(self, name: str) -> AbstractContextManager[None]:
+        return self.metrics.phase(name)
+
+    def _count(self, group: RolloutGroup) -> None:
+        self.metrics.observe_group(group)

@@ -1,0 +1,32 @@
+"""From an engine's completions and the verifier's verdicts to a RolloutGroup.
+
+Invariant: what is said here is data, true of the completion whatever the algorithm: nothing of baselines or clipping.
+Refuses to know Redis and the engine's library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from broker.schema import Ints, Rollout, RolloutGroup, Ticket
+from producer.engine import Completion
+from producer.verify import Verdict
+
+
+def assemble(
+    ticket: Ticket,
+    prompt: Ints,
+    completions: Sequence[Completion],
+    verdicts: Sequence[Verdict],
+    *,
+    generator: str,
+    sample_seconds: float,
+) -> RolloutGroup:
+    """The group of a ticket: `prompt` (P,), G completions and their G verdicts, in the same order."""
+    rollouts = tuple(
+        Rollout(c.tokens, c.logprobs, c.spans, float(v.reward), dict(v.components), c.truncated)
+        for c, v in zip(completions, verdicts, strict=True)
+    )
+    return RolloutGroup(
+        ticket.ticket_id, ticket.kind, ticket.problem, prompt, rollouts, generator=generator, sample_seconds=sample_seconds
+    )
