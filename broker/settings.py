@@ -30,12 +30,16 @@ class RunSettings(Section):
     """What the run is: its name, model and seed, and how old a token may get."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    model: str = Field(description="directory or hub name of a causal language model; `pypi:…` and `random:…` are prepared")
+    model: str = Field(
+        description="directory or hub name of a causal language model; `pypi:…` and `random:…` are prepared"
+    )
     seed: int = Field(0, ge=0, lt=2**31)
     steps: int = Field(gt=0, description="optimizer steps, after which the run ends")
     directory: Path = Path("runs")
     max_staleness: int = Field(8, ge=0, description="oldest token that may enter a gradient, in policy versions")
-    deterministic: bool = Field(False, description="sample each ticket at exactly its min_policy_version, no refresh in flight")
+    deterministic: bool = Field(
+        False, description="sample each ticket at exactly its min_policy_version, no refresh in flight"
+    )
     trust_remote_code: bool = False
 
     @property
@@ -113,20 +117,19 @@ R = TypeVar("R", bound=BaseModel)
 
 
 def load(kind: type[R], path: Path, flags: list[str] | None = None, environ: dict[str, str] | None = None) -> R:
-    """Read `path`, lay environment (`HEADRACE_LEARNER__LR`) and flags (`--learner.lr 1e-5`) over it, validate as `kind`.
+    """Read `path`, lay environment (`HEADRACE_LEARNER__LR`) and flags (`--learner.lr 1e-5`) over it, validate.
 
     Sections that other rooms own are dropped; keys nobody knows are refused. Raises `Refused` with one line.
     """
     data = _read(path)
-    for section, values in data.items():
-        if section in SECTIONS and not isinstance(values, dict):
-            raise Refused(f"{path}: {section} is not a section", f"write [{section}] on a line and its keys below")
-    for name, value in _from_environment(dict(os.environ) if environ is None else environ) + _from_flags(flags or []):
-        section, key = name
-        data.setdefault(section, {})[key] = value
-    for section in data:
+    overrides = _from_environment(dict(os.environ) if environ is None else environ) + _from_flags(flags or [])
+    for section in [*data, *(section for (section, _), _ in overrides)]:
         if section not in SECTIONS:
             raise Refused(f"{path}: unknown section [{section}]", f"known sections are {', '.join(SECTIONS)}")
+        if not isinstance(data.setdefault(section, {}), dict):
+            raise Refused(f"{path}: {section} is not a section", f"write [{section}] on a line and its keys below")
+    for (section, key), value in overrides:
+        data[section][key] = value
     try:
         return kind.model_validate({k: v for k, v in data.items() if k in kind.model_fields})
     except ValidationError as error:

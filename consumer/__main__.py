@@ -31,8 +31,6 @@ from consumer.trainer import Trainer
 from monitoring.metrics import LearnerMetrics, serve
 from monitoring.settings import MonitoringSettings
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
 
 class ProcessRecipe(LearnerRecipe):
     """The learner's recipe and where its metrics go."""
@@ -53,7 +51,7 @@ def build(recipe: ProcessRecipe, metrics: LearnerMetrics) -> Learner:
     require(client)
     blocking = connect(recipe.broker, url, blocking_seconds=CLAIM_SECONDS)
     keys, source = Keys(recipe.run.name), Path(recipe.run.model)
-    model = PolicyModel.load(source, recipe)
+    model = PolicyModel.load(source, recipe, recipe.learner)
     announce(client, keys, Fingerprint.of(recipe, tokenizer_hash(source)), json.dumps(recipe.model_dump(mode="json")))
     create_groups(client, keys)
     ledger, evaluations = Ledger(client, keys), Ledger(client, keys, "eval")

@@ -1,8 +1,7 @@
 """Checkpoints: everything a learner needs to go on, durable before anything is acknowledged.
 
 Invariant: a folder with its final name is complete and matches its checksums; a crash while writing leaves the previous one.
-Refuses to know what is inside: it stores tensors (safetensors-free `torch.save` of plain tensors, read back with
-`weights_only=True`, so nothing is ever unpickled into code) and a JSON document.
+Refuses to know what is inside: named tensors, as safetensors, and a JSON document; nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -16,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from broker.errors import Refused
 
-STATE, DOCUMENT = "state.pt", "checkpoint.json"
+STATE, DOCUMENT = "state.safetensors", "checkpoint.json"
 
 
 @dataclass(frozen=True)
@@ -30,22 +30,22 @@ class Checkpoint:
     folder: Path
     document: dict[str, Any]
 
-    def state(self) -> Any:
+    def state(self) -> dict[str, Tensor]:
         """The tensors, verified against the checksum. Raises `Refused` when the file is not what was written."""
         path = self.folder / STATE
         if _sha256(path) != self.document["sha256"]:
             raise Refused(f"checkpoint {self.folder} is damaged", "delete that folder to resume from the one before it")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return load_file(path)
 
 
-def write(root: Path, step: int, state: Any, document: Mapping[str, Any], keep: int) -> Checkpoint:
+def write(root: Path, step: int, state: dict[str, Tensor], document: Mapping[str, Any], keep: int) -> Checkpoint:
     """Write `root/step-…` atomically and durably, then remove all but the newest `keep`."""
     root.mkdir(parents=True, exist_ok=True)
     final, temporary = root / f"step-{step:08d}", root / f".step-{step:08d}.{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        torch.save(state, temporary / STATE)
+        save_file(state, temporary / STATE)
         full = {**document, "step": step, "sha256": _sha256(temporary / STATE)}
         (temporary / DOCUMENT).write_text(json.dumps(full))
         for name in (STATE, DOCUMENT):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from broker.embedded import die_with_parent
+from broker.child import with_parent
 
 REFUSED = 2  # exit status of a process that cannot be right: not restarted
 QUICK_SECONDS = 60.0  # a life shorter than this counts as a failed start
@@ -43,13 +43,12 @@ class Child:
         output = self.log.open("ab") if self.log else None
         try:
             self.process = subprocess.Popen(
-                self.command,
+                with_parent(self.command),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT if output else None,
                 env={**os.environ, **self.env},
                 start_new_session=True,
-                preexec_fn=die_with_parent,
             )
         finally:
             if output:

@@ -82,7 +82,7 @@ class Launcher:
     def _start(self) -> None:
         self._phase("starting the broker")
         if self.recipe.broker.url is None:
-            self.server = EmbeddedServer(self.folder / "redis")
+            self.server = EmbeddedServer(self.folder / "redis", password=self.recipe.broker.password)
             self.server.start()
             broker = self.recipe.broker.model_copy(update={"url": self.server.url})
             self.recipe = self.recipe.model_copy(update={"broker": broker})

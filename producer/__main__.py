@@ -68,19 +68,18 @@ async def serve_run(recipe: ProcessRecipe) -> None:
     metrics = GeneratorMetrics()
     server = serve(metrics, recipe.monitoring.host, recipe.monitoring.generator_port, metrics.health)
     engine = make_engine(recipe)
-    verifiers = VerifierPool(recipe.generator.verifier_workers, recipe.generator.verifier_seconds)
+    verifiers = VerifierPool(task.verifier, recipe.generator.verifier_workers, recipe.generator.verifier_seconds)
     try:
+        await verifiers.start()
         await engine.start()
-        tickets = TicketStream(
-            client, blocking, keys, name, recipe.broker.lease_seconds, recipe.broker.max_deliveries
-        )
+        tickets = TicketStream(client, blocking, keys, name, recipe.broker.lease_seconds, recipe.broker.max_deliveries)
         policy = PolicyStore(client, keys, recipe.policy_directory, recipe.policy.keep, recipe.policy.lease_seconds)
         generator = Generator(
             name, recipe, client, keys, tickets, policy, engine, task, tokens, verifiers, metrics, stopping=stopping
         )
         await generator.run()
     finally:
-        verifiers.stop()
+        await verifiers.stop()
         await engine.stop()
         server.stop()
 

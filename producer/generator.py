@@ -53,7 +53,7 @@ class Generator:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     serving: dict[bytes, tuple[Claim, asyncio.Task[None]]] = field(default_factory=dict)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)  # a version came in, or a slot became free
-    exact: asyncio.Lock = field(default_factory=asyncio.Lock)  # deterministic sampling: one ticket, one version at a time
+    exact: asyncio.Lock = field(default_factory=asyncio.Lock)  # deterministic: one ticket, one version at a time
     failure: Exception | None = None
     log: structlog.stdlib.BoundLogger = field(default_factory=lambda: structlog.get_logger("generator"))
 
@@ -90,7 +90,9 @@ class Generator:
             free = self.engine.slots - len(self.serving)
             suspects = sum(claim.suspect for claim, _ in self.serving.values())
             with self._phase("wait_ticket"):
-                claims = await asyncio.to_thread(self.tickets.claim, free, suspects=suspects, block_seconds=BLOCK_SECONDS)
+                claims = await asyncio.to_thread(
+                    self.tickets.claim, free, suspects=suspects, block_seconds=BLOCK_SECONDS
+                )
             if self.stopping.is_set():
                 for claim in claims:
                     await asyncio.to_thread(self.tickets.give_back, claim)
@@ -128,7 +130,8 @@ class Generator:
         """Take up `version`; False if it could not be had, in which case the old weights go on serving."""
         started = time.perf_counter()
         try:
-            await asyncio.to_thread(self.policy.lease, self.name, version)  # before opening: a leased version is not pruned
+            # Leased before it is opened, a version is not pruned under us. Once loaded, its files are not needed any more.
+            await asyncio.to_thread(self.policy.lease, self.name, version)
             folder = await asyncio.to_thread(self.policy.open, version)
             await self.engine.refresh(folder, version)
         except (Malformed, OSError, ValueError, TimeoutError) as error:
@@ -227,8 +230,6 @@ class Generator:
     def _heartbeat(self, seconds: float) -> bool:
         """Say that this generator lives; True if the run has finished."""
         self.client.hset(self.keys.generators, self.name, str(self.clock() + seconds))
-        if self.engine.policy_version >= 0:
-            self.policy.lease(self.name, self.engine.policy_version)
         return bool(self.client.exists(self.keys.finished))
 
     async def _pause(self, seconds: float) -> None:

@@ -28,5 +28,11 @@ def assemble(
         for c, v in zip(completions, verdicts, strict=True)
     )
     return RolloutGroup(
-        ticket.ticket_id, ticket.kind, ticket.problem, prompt, rollouts, generator=generator, sample_seconds=sample_seconds
+        ticket.ticket_id,
+        ticket.kind,
+        ticket.problem,
+        prompt,
+        rollouts,
+        generator=generator,
+        sample_seconds=sample_seconds,
     )

@@ -27,7 +27,9 @@ class GeneratorSettings(Section):
     conservative_spans: bool = Field(
         False, description="below vLLM 0.32: refresh in flight and stamp the whole completion with its oldest version"
     )
-    drain_seconds: float = Field(8.0, ge=0, description="how long SIGTERM waits for groups in flight before handing them back")
+    drain_seconds: float = Field(
+        8.0, ge=0, description="how long SIGTERM waits for groups in flight before handing them back"
+    )
     verifier_workers: int = Field(1, ge=1)
     verifier_seconds: float = Field(5.0, gt=0, description="wall-clock limit of one verification")
 
@@ -36,7 +38,9 @@ class TaskSettings(Section):
     """Which problems, and how they are asked."""
 
     name: Literal["addition", "gsm8k"]
-    path: Path | None = Field(None, description="directory with train.jsonl and test.jsonl; unset: from the hub (gsm8k)")
+    path: Path | None = Field(
+        None, description="directory with train.jsonl and test.jsonl; unset: from the hub (gsm8k)"
+    )
     digits: int = Field(1, ge=1, le=9, description="addition: digits of each summand")
     held_out: int = Field(25, ge=1, description="problems kept out of training (addition), or taken of the test split")
     system_prompt: str | None = None
@@ -57,7 +61,9 @@ class GeneratorRecipe(RecipeBase):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.run.deterministic and self.generator.engine == "vllm":
-            raise ValueError("run.deterministic needs generator.engine = 'transformers': vLLM's batching is not bit-stable")
+            raise ValueError(
+                "run.deterministic needs generator.engine = 'transformers': vLLM's batching is not bit-stable"
+            )
         if self.max_model_len < self.sampling.max_tokens + 1:
             raise ValueError("generator.max_model_len is shorter than sampling.max_tokens")
         return self

@@ -1,0 +1,108 @@
+"""What a policy version consists of, byte for byte.
+
+Invariant: a folder that passes `verify` holds exactly the files, sizes and bytes that `seal` found in it, nothing else.
+Refuses to know what the files mean, where versions live and who reads them.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
+
+from broker.errors import Malformed
+
+NAME = "manifest.json"
+
+
+class FileEntry(BaseModel):
+    """What a file of a version must be."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    size: NonNegativeInt
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """Every file in the folder of a version but the manifest itself, by its path in there."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    schema_version: Literal[1]
+    run: str
+    policy_version: NonNegativeInt
+    files: dict[str, FileEntry]
+
+
+def seal(folder: Path, run: str, version: int) -> Manifest:
+    """Write the manifest of what is in `folder`, with all of it flushed to disk. Raises `ValueError` if it is empty."""
+    files = _files(folder)
+    if not files:
+        raise ValueError(f"nothing was written into {folder}")
+    for path in {*files.values(), *(path.parent for path in files.values())}:
+        flush(path)
+    entries = {name: FileEntry(size=path.stat().st_size, sha256=_sha256(path)) for name, path in files.items()}
+    manifest = Manifest(schema_version=1, run=run, policy_version=version, files=entries)
+    (folder / NAME).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+    flush(folder / NAME)
+    flush(folder)
+    return manifest
+
+
+def read(folder: Path, run: str, version: int) -> Manifest:
+    """The manifest of `folder`, which must be of that run and version. Raises `Malformed` or `FileNotFoundError`."""
+    path = folder / NAME
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        _must_be(folder)
+        raise Malformed(f"{folder} has no {NAME}") from None
+    except ValidationError as error:
+        raise Malformed(f"{path} is not a manifest: {error.errors()[0]['msg']}") from None
+    if (manifest.run, manifest.policy_version) != (run, version):
+        raise Malformed(f"{path} is of version {manifest.policy_version} of run {manifest.run}")
+    return manifest
+
+
+def verify(folder: Path, manifest: Manifest) -> None:
+    """Raises `Malformed` naming what is missing, strange or changed; `FileNotFoundError` if all is gone."""
+    found = _files(folder)
+    if odd := sorted(found.keys() ^ manifest.files.keys()):
+        raise Malformed(f"{folder}: missing or not its own: {', '.join(odd)}")
+    for name, entry in manifest.files.items():
+        if (size := found[name].stat().st_size) != entry.size:
+            raise Malformed(f"{found[name]} has {size} bytes instead of {entry.size}")
+        if _sha256(found[name]) != entry.sha256:
+            raise Malformed(f"{found[name]} is not what was written (sha256 differs)")
+
+
+def flush(path: Path) -> None:
+    """Bring a file's content, or a folder's names, to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Path inside the folder → file. Raises `Malformed` for a link, whose target could change unseen."""
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    _must_be(folder)  # rglob finds nothing, and says nothing, where there is no folder
+    for path in found.values():
+        if path.is_symlink():
+            raise Malformed(f"{path} is a link")
+    return {name: path for name, path in sorted(found.items()) if name != NAME and not path.is_dir()}
+
+
+def _must_be(folder: Path) -> None:
+    if not folder.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "this policy version is not there, or not any more", str(folder))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,241 @@
+"""Policy versions on a shared directory: how weights get from the learner to the generators.
+
+Invariant: a folder `v00000012` is complete, flushed and never changes its content afterwards; the pointer in Redis
+names only such a folder. Refuses to know what a weight is: the learner fills the files and an engine loads them.
+
+A version appears by one rename, so a crash leaves all of it or a leftover. One learner writes; at its first `write` it
+sweeps away what a predecessor had begun, whose upload then fails instead of appearing later.
+
+Readers: first `lease`, then `open`, then load, then `release`. In that order `prune` cannot pull the files away: it
+marks what it will remove in the same server-side step in which it looks at the leases, and `lease` refuses the marked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import redis
+import structlog
+
+from broker.errors import Fenced, Malformed, Refused
+from broker.keys import Keys
+from broker.manifest import NAME as MANIFEST_NAME
+from broker.manifest import Manifest, flush, read, seal, verify
+
+OWNER = ".run"  # file with the name of the run whose versions these are
+POLL_SECONDS = 1.0  # what a lost wake-up costs a waiting reader
+PRUNING_SECONDS = 60.0  # after which the mark of a pruner that died lapses
+
+log = structlog.get_logger(__name__)
+
+# Marks are leases too (`!prune:3` holds version 3), so whoever reads the hash needs to know one format only.
+_LEASE = """
+local mark = redis.call('HGET', KEYS[1], '!prune:' .. ARGV[2])
+if mark and tonumber(string.match(mark, ' (.*)')) > tonumber(ARGV[3]) then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. ARGV[4])
+return 1
+"""
+_MARK = """
+local leased, marked = {}, {}
+local all = redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+  local version, expiry = string.match(all[i + 1], '(%d+) (.*)')
+  if tonumber(expiry) > tonumber(ARGV[1]) then leased[version] = true else redis.call('HDEL', KEYS[1], all[i]) end
+end
+for i = 3, #ARGV do
+  if not leased[ARGV[i]] then
+    redis.call('HSET', KEYS[1], '!prune:' .. ARGV[i], ARGV[i] .. ' ' .. ARGV[2])
+    marked[#marked + 1] = tonumber(ARGV[i])
+  end
+end
+return marked
+"""
+
+
+class PolicyStore:
+    """The directory backend. `clock` gives seconds since the epoch; all hosts' should agree to a few seconds."""
+
+    def __init__(
+        self,
+        redis: redis.Redis,
+        keys: Keys,
+        directory: Path,
+        keep: int,
+        lease_seconds: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._redis, self._keys, self._clock = redis, keys, clock
+        self.directory, self.keep, self.lease_seconds = directory, keep, lease_seconds
+        self._lease = redis.register_script(_LEASE)
+        self._mark = redis.register_script(_MARK)
+        self._swept = False
+
+    def write(self, version: int, fill: Callable[[Path], None], *, replace: bool = False) -> Path:
+        """Let `fill` write the files of `version` into a fresh folder and make it appear, complete, under its name.
+
+        The same content again is accepted. Other content under a used number raises `Refused`, unless the earlier
+        upload is damaged, or `replace` corrects one that the pointer has not reached; so does a directory of another
+        run. A full disk raises `OSError` naming the directory; `Fenced` says that another learner has begun to write.
+        Blocks until everything is on disk.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._own()
+        self._sweep()
+        folder = self._aside("writing", version)
+        folder.mkdir()
+        try:
+            fill(folder)
+            if not self._is_there(seal(folder, self._keys.run, version), replace):
+                folder.rename(self.path(version))
+        except Exception as error:
+            if _disk_full(error):
+                full = f"no space left for policy version {version}"
+                raise OSError(errno.ENOSPC, full, str(self.directory)) from error
+            if not folder.is_dir():
+                raise Fenced("another learner has taken over this run and swept away this upload") from error
+            raise
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)  # renamed away if all went well; what stays is swept next time
+        flush(self.directory)
+        return self.path(version)
+
+    def point(self, pipe: Any, version: int) -> None:
+        """Add to a MULTI: `version` is the newest from now on. Raises `FileNotFoundError` if it was never written."""
+        if not (self.path(version) / MANIFEST_NAME).is_file():
+            raise FileNotFoundError(errno.ENOENT, f"policy version {version} is not complete", str(self.path(version)))
+        pipe.set(self._keys.policy, version)
+        pipe.publish(self._keys.policy, version)
+
+    def newest(self) -> int | None:
+        """The version that the pointer names; None before the first."""
+        value: Any = self._redis.get(self._keys.policy)
+        return None if value is None else int(value)
+
+    def wait(self, after: int, timeout: float) -> int | None:
+        """The newest version as soon as it is newer than `after`; None if that takes more than `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        client: Any = self._redis  # its pubsub is untyped
+        with client.pubsub(ignore_subscribe_messages=True) as messages:
+            messages.subscribe(self._keys.policy)
+            while True:
+                newest, left = self.newest(), deadline - time.monotonic()
+                if newest is not None and newest > after:
+                    return newest
+                if left <= 0:
+                    return None
+                messages.get_message(timeout=min(left, POLL_SECONDS))  # whatever wakes us, the pointer decides
+
+    def lease(self, reader: str, version: int) -> None:
+        """Keep `version` for `lease_seconds` more; replaces the reader's earlier lease. Comes before `open`.
+
+        Raises `FileNotFoundError` if the version is being pruned: take the newest instead.
+        """
+        now = self._clock()
+        if not self._lease([self._keys.policy_leases], [reader, version, now, now + self.lease_seconds]):
+            raise FileNotFoundError(errno.ENOENT, f"policy version {version} is being pruned", str(self.path(version)))
+
+    def release(self, reader: str) -> None:
+        """The reader needs no version any longer."""
+        self._redis.hdel(self._keys.policy_leases, reader)
+
+    def open(self, version: int) -> Path:
+        """The folder of `version`, every byte of it checked. Raises `FileNotFoundError`, or `Malformed` if damaged."""
+        folder = self.path(version)
+        verify(folder, read(folder, self._keys.run, version))
+        return folder
+
+    def prune(self, protected: set[int] | frozenset[int] = frozenset()) -> list[int]:
+        """Remove what nobody needs; returns those versions.
+
+        Stays: the newest `keep` up to the pointer, everything above the pointer, what is leased, what is `protected`.
+        """
+        newest = self.newest()
+        published = [v for v in self.versions() if newest is not None and v <= newest]
+        candidates = [v for v in published[: -self.keep] if v not in protected]
+        self._sweep_trash()
+        if not candidates:
+            return []
+        now = self._clock()
+        marked: Any = self._mark([self._keys.policy_leases], [now, now + PRUNING_SECONDS, *candidates])
+        trash = [self._aside("trash", version) for version in marked]
+        for version, aside in zip(marked, trash, strict=True):
+            self.path(version).rename(aside)  # whole, so that nobody sees half a version while it is deleted
+        if marked:
+            self._redis.hdel(self._keys.policy_leases, *[f"!prune:{version}" for version in marked])
+        for aside in trash:
+            shutil.rmtree(aside, ignore_errors=True)  # what stays is swept next time
+        return list(marked)
+
+    def versions(self) -> list[int]:
+        """Every version on disk, oldest first, pointed at or not."""
+        if not self.directory.is_dir():
+            return []
+        found = (re.fullmatch(r"v(\d{8,})", path.name) for path in self.directory.iterdir())
+        return sorted(int(match[1]) for match in found if match)
+
+    def path(self, version: int) -> Path:
+        """Where `version` is, if it is."""
+        return self.directory / f"v{version:08d}"
+
+    def _aside(self, purpose: str, version: int) -> Path:
+        return self.directory / f".{purpose}-{version}-{uuid.uuid4().hex[:8]}"
+
+    def _own(self) -> None:
+        """Two runs in one directory would take each other's numbers for their own."""
+        owner = self.directory / OWNER
+        name = owner.read_text(encoding="utf-8") if owner.exists() else ""
+        if not name:
+            owner.write_text(self._keys.run, encoding="utf-8")
+        elif name != self._keys.run:
+            raise Refused(f"{self.directory} holds the policy of run {name}", "give each run its own policy.directory")
+
+    def _sweep(self) -> None:
+        """Before its first write a learner ends what others had begun; later ones could only be its successor's."""
+        if not self._swept:
+            for unfinished in self.directory.glob(".writing-*"):
+                with contextlib.suppress(FileNotFoundError):  # it has just appeared as a version: then it stays
+                    unfinished.rename(unfinished.with_name(unfinished.name.replace("writing", "trash")))
+        self._swept = True
+        self._sweep_trash()
+
+    def _sweep_trash(self) -> None:
+        for leftover in self.directory.glob(".trash-*"):
+            shutil.rmtree(leftover, ignore_errors=True)  # what stays is swept next time
+
+    def _is_there(self, manifest: Manifest, replace: bool) -> bool:
+        """True if exactly this content has appeared before; else makes way for it, or raises `Refused`."""
+        version = manifest.policy_version
+        if not self.path(version).exists():
+            return False
+        if self._intact(version):
+            if read(self.path(version), self._keys.run, version) == manifest:
+                return True
+            newest = self.newest()
+            if not replace or (newest is not None and version <= newest):
+                raise Refused(
+                    f"policy version {version} exists in {self.directory} with another content",
+                    "a number is never used twice: continue from a newer checkpoint, or use another policy.directory",
+                )
+        self.path(version).rename(self._aside("trash", version))
+        return False
+
+    def _intact(self, version: int) -> bool:
+        try:
+            self.open(version)
+        except Malformed as damage:
+            log.warning("policy version is damaged and written again", version=version, damage=str(damage))
+            return False
+        return True
+
+
+def _disk_full(error: Exception) -> bool:
+    """Python says it with an errno, the libraries written in Rust (safetensors) only in their message."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or f"os error {errno.ENOSPC}" in str(error)

@@ -1,0 +1,1 @@
+"""The objective as small pure functions, one axis a file, in the vocabulary of the papers. Knows tensors and nothing else."""

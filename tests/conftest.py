@@ -1,0 +1,53 @@
+"""What every test may ask for: a real server, a client on an empty database, a run name of its own."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+import redis as redis_library
+
+from broker.connection import connect
+from broker.embedded import EmbeddedServer
+from broker.keys import Keys
+from broker.settings import BrokerSettings
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Engine tests last: what fails fast is seen first."""
+    items.sort(key=lambda item: item.get_closest_marker("engine") is not None)
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """The session's Redis; `.url` is what processes under test are given."""
+    with EmbeddedServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _client(redis_server: EmbeddedServer) -> Iterator[redis_library.Redis]:
+    with connect(BrokerSettings(), redis_server.url) as client:
+        yield client
+
+
+@pytest.fixture
+def redis(_client: redis_library.Redis) -> redis_library.Redis:
+    """A client on an empty database."""
+    _client.flushall()
+    return _client
+
+
+@pytest.fixture
+def blocking(redis_server: EmbeddedServer) -> Iterator[redis_library.Redis]:
+    """A client for commands that block up to five seconds."""
+    with connect(BrokerSettings(), redis_server.url, blocking_seconds=5.0) as client:
+        yield client
+
+
+@pytest.fixture
+def keys() -> Keys:
+    """The key space of a run that no other test knows."""
+    return Keys(f"test-{uuid.uuid4().hex[:8]}")
