@@ -15,7 +15,6 @@ import contextlib
 import hashlib
 import importlib.util
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
@@ -97,7 +96,10 @@ def _checked(folder: Path) -> Path:
     if not (folder / "config.json").is_file():
         raise Refused(f"{folder} is not a model directory", "it has no config.json")
     index = folder / "model.safetensors.index.json"
-    expected = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else set()
+    try:
+        expected = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else set()
+    except (ValueError, KeyError) as error:
+        raise Refused(f"{index} is damaged ({_cause(error)})", "fetch the model again") from None
     missing = sorted(name for name in expected if not (folder / name).is_file())
     if missing or not any(folder.glob("*.safetensors")):
         raise Refused(f"{folder} lacks {missing[0] if missing else 'weights'}", "weights must be safetensors files")
@@ -183,10 +185,7 @@ def _convert(package: Packaged, folder: Path, dtype: str) -> None:
     _say(f"converting {package.file}, about half a minute")
     logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(
-        source,
-        gguf_file=package.file,
-        quantization_config=GgufConfig(dequantize=True),
-        dtype=getattr(torch, dtype),
+        source, gguf_file=package.file, quantization_config=GgufConfig(dequantize=True), dtype=getattr(torch, dtype)
     )
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(source, gguf_file=package.file).save_pretrained(folder)
@@ -223,13 +222,8 @@ def _byte_tokenizer() -> PreTrainedTokenizerFast:
     bytewise.decoder = decoders.ByteLevel()
     bytewise.add_special_tokens(list(SPECIAL_TOKENS))
     pad, start, end = SPECIAL_TOKENS
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bytewise,
-        pad_token=pad,
-        eos_token=end,
-        additional_special_tokens=[start],
-        chat_template=CHAT_TEMPLATE,
-    )
+    special: dict[str, Any] = {"pad_token": pad, "eos_token": end, "additional_special_tokens": [start]}
+    return PreTrainedTokenizerFast(tokenizer_object=bytewise, chat_template=CHAT_TEMPLATE, **special)
 
 
 def _say(text: str) -> None:
@@ -245,7 +239,6 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of weights made here")
     parser.add_argument("--trust-remote-code", action="store_true", help="fetch a hub model's own Python code, too")
     options = parser.parse_args()
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     print(prepare(options.model, options.out, options.trust_remote_code, options.dtype))
 
 

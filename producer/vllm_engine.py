@@ -25,6 +25,8 @@ from producer.gate import Gate
 from producer.settings import GeneratorRecipe
 
 COLDEST = 0.01  # vLLM samples below this temperature at this temperature, and below 1e-5 greedily
+STOP_SECONDS = 15.0
+GENERATOR_PID = "HEADRACE_GENERATOR_PID"  # environment of vLLM's processes
 SpanSource = Literal["reported", "drained", "conservative"]
 
 
@@ -64,6 +66,7 @@ class VllmEngine:
         if self._recipe.sampling.temperature < COLDEST:
             raise Refused(f"vLLM does not sample below temperature {COLDEST}", "raise sampling.temperature")
         set_environment(self._recipe.generator.threads)
+        os.environ[GENERATOR_PID] = str(os.getpid())  # the worker extension ends its process with ours
         try:
             from vllm.engine.arg_utils import AsyncEngineArgs
             from vllm.platforms import current_platform
@@ -120,7 +123,7 @@ class VllmEngine:
     async def stop(self) -> None:
         """End vLLM's child processes; requests in flight end with an error."""
         if self._llm is not None:
-            self._llm.shutdown()
+            self._llm.shutdown(timeout=STOP_SECONDS)  # vLLM's own 5 s leave shared memory behind on a busy machine
             self._llm = None
 
     @asynccontextmanager

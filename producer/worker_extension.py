@@ -2,12 +2,17 @@
 
 Invariant: after `reload_policy` returns, every parameter of the model, tied heads included, is the folder's; if it
 raises, the model is in no defined state and the caller must reload a good folder before it samples again.
-Refuses to know versions and requests: the caller has paused the engine. Runs inside the worker process.
+Refuses to know versions and requests: the caller has paused the engine. Importing it in a worker process also ties that
+process to its generator: vLLM's processes survive one that is killed, and hold the device against its successor.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import select
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +22,7 @@ import torch
 from safetensors import safe_open
 
 from producer.model_files import weight_files
+from producer.vllm_engine import GENERATOR_PID
 
 
 class PolicyExtension:
@@ -92,3 +98,22 @@ def _unwind(worker: Any, model: torch.nn.Module) -> None:
     from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
     finalize_layerwise_reload(model, worker.model_config)
+
+
+def _end_with(pid: int) -> None:
+    """End this process when `pid` ends; vLLM's engine process then follows its worker."""
+    if sys.platform == "linux":
+        try:
+            watched = os.pidfd_open(pid)
+        except ProcessLookupError:
+            os._exit(1)
+        poll = select.poll()
+        poll.register(watched, select.POLLIN)
+        poll.poll()
+        os._exit(1)
+
+
+# At import: a worker does that first, before it loads the model, and a generator may be killed while it does.
+_generator = int(os.environ.get(GENERATOR_PID, os.getpid()))
+if _generator != os.getpid():
+    threading.Thread(target=_end_with, args=(_generator,), daemon=True, name="end-with-generator").start()

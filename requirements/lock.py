@@ -81,10 +81,11 @@ def resolve(requirements: list[str], constraints: list[str]) -> dict[str, str]:
         python, report, limits = Path(folder, "bin/python"), Path(folder, "report.json"), Path(folder, "limits.txt")
         limits.write_text("\n".join(constraints))
         subprocess.run([python, "-m", "pip", "install", "-q", "--upgrade", RESOLVER], check=True)
-        command = [python, "-m", "pip", "install", "--dry-run", "--ignore-installed", "-qq", "--report", report]
-        command += ["--only-binary", ":all:", "--target", Path(folder, "target"), "--python-version", "3.11"]
+        command = [str(python), "-m", "pip", "install", "--dry-run", "--ignore-installed", "-qq"]
+        command += ["--report", str(report)]
+        command += ["--only-binary", ":all:", "--target", f"{folder}/target", "--python-version", "3.11"]
         command += [part for target in TARGETS for part in ("--platform", f"{target}_x86_64")]
-        subprocess.run([*command, "-c", limits, *requirements], check=True)
+        subprocess.run([*command, "-c", str(limits), *requirements], check=True)
         found = json.loads(report.read_text())["install"]
     named = [(one["metadata"]["name"], one["metadata"]["version"].split("+")[0]) for one in found]
     return {canonicalize_name(name): f"{name}=={version}" for name, version in named}
@@ -116,7 +117,7 @@ def main() -> None:
     cuda |= {key: pins[key] for key in WITHOUT_DEPENDENCIES}
     comment = (
         "# Everything a run needs on an NVIDIA GPU (x86-64 Linux, CUDA). Resolved from the wheels' metadata for\n"
-        "# manylinux and Python 3.11 with cpu.txt as constraints, without installing: nothing has run on this lock yet.\n"
+        "# manylinux and Python 3.11, cpu.txt as constraints, nothing installed: nothing has been run on this lock yet.\n"
     )
     write("gpu.txt", comment, cuda, OTHER_PYTHONS)
 

@@ -188,6 +188,9 @@ def test_a_missing_shard_is_refused_by_name(llama: Path) -> None:
     (llama / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(Refused, match=r"lacks model-00002-of-00002\.safetensors"):
         prepare(str(llama), llama.parent)
+    (llama / "model.safetensors.index.json").write_text('{"weight_map": {"a')
+    with pytest.raises(Refused, match=r"index\.json is damaged \(.*: fetch the model again"):
+        prepare(str(llama), llama.parent)
 
 
 @pytest.mark.parametrize(

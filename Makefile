@@ -1,0 +1,86 @@
+# The user interface: every verb installs what it needs first, so `make demo` or `make test` on a fresh machine is enough.
+#   PYTHON=python3.12         the Python that makes .venv (3.11 or newer)
+#   DEVICE=cpu|cuda           what torch and vLLM are built for; found out if not given
+#   TORCH_INDEX_URL=…         the package index to take torch from
+#   RECIPE=recipes/demo.toml  the run's configuration; ARGS="…" goes to the program as it stands
+
+PYTHON ?= python3
+RECIPE ?= recipes/demo.toml
+ARGS ?=
+ifndef DEVICE
+DEVICE := $(shell cat .venv/.device 2>/dev/null || { nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu; })
+endif
+LOCK := $(or $(and $(filter cpu,$(DEVICE)),requirements/cpu.txt),$(and $(filter cuda,$(DEVICE)),requirements/gpu.txt),\
+          $(error DEVICE is cpu or cuda, not "$(DEVICE)"))
+
+PY := .venv/bin/python
+RUNTIME := .venv/.installed
+DEV := .venv/.installed-dev
+CODE := broker producer consumer monitoring deploy tests requirements $(wildcard benchmarks/*.py)
+
+export TORCH_INDEX_URL
+export VLLM_NO_USAGE_STATS := 1
+export TOKENIZERS_PARALLELISM := false
+
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+.DEFAULT_GOAL := help
+.PHONY: help install lint format type test test-fast demo broker producer consumer monitoring stop lock clean FORCE
+
+help:
+	@echo 'make VERB [RECIPE=recipes/demo.toml] [DEVICE=cpu|cuda] [PYTHON=python3.11] [ARGS="…"]'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: $(RUNTIME) ## run the whole pipeline on this machine: Redis, generators, learner
+	@exec $(PY) -m deploy.launcher recipes/demo.toml $(ARGS)
+
+stop: $(RUNTIME) ## stop the run of RECIPE, in order
+	@exec $(PY) -m deploy.launcher --stop $(RECIPE) $(ARGS)
+
+broker: $(RUNTIME) ## run the embedded Redis alone
+	@exec $(PY) -m broker.embedded $(ARGS)
+
+producer: $(RUNTIME) ## run one generator of RECIPE
+	@exec $(PY) -m producer $(RECIPE) $(ARGS)
+
+consumer: $(RUNTIME) ## run the learner of RECIPE
+	@exec $(PY) -m consumer $(RECIPE) $(ARGS)
+
+monitoring: $(RUNTIME) ## watch the run of RECIPE in this terminal
+	@exec $(PY) -m monitoring.top $(RECIPE) $(ARGS)
+
+test: $(DEV) ## all tests, those of the real vLLM engine included
+	@exec $(PY) -m pytest -ra --durations=15 $(ARGS)
+
+test-fast: $(DEV) ## the tests that need no engine
+	@exec $(PY) -m pytest -ra -m "not engine" $(ARGS)
+
+lint: $(DEV) ## check style and format
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+
+format: $(DEV) ## mend style and format
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+type: $(DEV) ## check types (mypy, strict)
+	@exec $(PY) -m mypy $(CODE)
+
+install: $(RUNTIME) ## install only (the other verbs do it by themselves)
+
+lock: $(DEV) ## write requirements/*.txt anew from .venv and, for CUDA, the package index
+	@exec $(PY) requirements/lock.py
+
+clean: ## remove .venv and all caches; runs and models stay
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A lock that changed, or another device than the one installed, installs anew.
+$(RUNTIME): $(LOCK) $(if $(filter $(DEVICE),$(shell cat .venv/.device 2>/dev/null)),,FORCE)
+	@$(PYTHON) requirements/install.py --device $(DEVICE)
+	@touch $@
+
+$(DEV): requirements/dev.txt $(RUNTIME)
+	@$(PYTHON) requirements/install.py --dev
+	@touch $@
+
+FORCE:
