@@ -12,7 +12,6 @@ import signal
 import sys
 from collections.abc import Sequence
 
-
 _EXEC = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, int(sys.argv[1]))  # PR_SET_PDEATHSIG survives the exec below
@@ -20,7 +19,6 @@ if os.getppid() != int(sys.argv[2]):
     sys.exit("the parent ended first")
 os.execv(sys.argv[3], sys.argv[3:])
 """
-
 
 
 def with_parent(command: Sequence[str], death: signal.Signals = signal.SIGTERM) -> list[str]:

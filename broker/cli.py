@@ -1,4 +1,4 @@
-"""How a process ends before a person's eyes: one clear line for what the user can mend, a traceback for what only we can.
+"""How a process ends before a person's eyes: one line for what the user can mend, a traceback for what only we can.
 
 Invariant: `Refused` always ends with status 2 and one line `headrace: …` on stderr. Refuses to know what `main` does.
 """

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import redis
 
@@ -35,7 +36,9 @@ class Fingerprint:
     def of(recipe: RecipeBase, tokenizer: str) -> Fingerprint:
         """The fingerprint of a resolved recipe."""
         sampling = recipe.sampling
-        return Fingerprint(tokenizer, sampling.group_size, sampling.temperature, sampling.max_tokens, recipe.run.deterministic)
+        return Fingerprint(
+            tokenizer, sampling.group_size, sampling.temperature, sampling.max_tokens, recipe.run.deterministic
+        )
 
 
 def announce(client: redis.Redis, keys: Keys, fingerprint: Fingerprint, recipe: str) -> None:
@@ -64,10 +67,10 @@ def register_task(client: redis.Redis, keys: Keys, card: TaskCard) -> None:
 
 def read_task(client: redis.Redis, keys: Keys) -> TaskCard | None:
     """The registered task, or None."""
-    raw = client.get(keys.task_card)
+    raw: Any = client.get(keys.task_card)
     if raw is None:
         return None
-    fields = json.loads(raw)  # type: ignore[arg-type]
+    fields = json.loads(raw)
     return TaskCard(**{**fields, "levels": tuple(fields["levels"])})
 
 
@@ -87,8 +90,8 @@ def _wait(ready: Callable[[], object], seconds: float, otherwise: str) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _compare(raw: object, mine: Fingerprint, whose: str) -> None:
-    theirs = json.loads(raw)  # type: ignore[arg-type]
+def _compare(raw: Any, mine: Fingerprint, whose: str) -> None:
+    theirs = json.loads(raw)
     for name, value in asdict(mine).items():
         if theirs.get(name) != value:
             raise Refused(

@@ -48,7 +48,7 @@ class Keys:
 
     @property
     def policy(self) -> str:
-        """The pointer: number of the newest complete policy version. The same name is a pub/sub channel that wakes readers."""
+        """The pointer: number of the newest complete policy version; a pub/sub channel of that name wakes readers."""
         return self._key("policy")
 
     @property

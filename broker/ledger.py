@@ -1,7 +1,7 @@
 """Who owes what: every ticket that was issued, and the one verdict it reaches.
 
-Invariant: `issued = Σ verdicts + outstanding`, because every change is one MULTI that moves a ticket from one side to the
-other. Refuses to know why a verdict was given, and what a group holds.
+Invariant: `issued = Σ verdicts + outstanding`, because every change is one MULTI that moves a ticket from one side to
+the other. Refuses to know why a verdict was given, and what a group holds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DEAD_LETTER_BYTES = 4096
 
 @dataclass(frozen=True)
 class Entry:
-    """One committed step of the journal: `version` is the learner's after it, `published` whether the pointer moved to it."""
+    """One committed step: `version` is the learner's after it, `published` whether the pointer moved to it."""
 
     step: int
     version: int
@@ -37,7 +37,7 @@ class Entry:
         return json.dumps([self.step, self.version, self.published, list(self.tickets)])
 
     @staticmethod
-    def decode(raw: bytes) -> Entry:
+    def decode(raw: bytes | str) -> Entry:
         """From JSON."""
         step, version, published, tickets = json.loads(raw)
         return Entry(step, version, published, tuple(tickets))
@@ -48,7 +48,7 @@ class Balance:
     """The ledger of one kind, read in one MULTI."""
 
     issued: int
-    verdicts: dict[str, int]
+    verdicts: dict[Verdict, int]
     unsettled: frozenset[str]
     located: frozenset[str]
 
@@ -77,7 +77,7 @@ class Ledger:
         pipe = self._client.pipeline(transaction=True)
         try:
             pipe.watch(self._epoch_key)
-            if int(pipe.get(self._epoch_key) or 0) != self.epoch:  # type: ignore[arg-type]
+            if int(pipe.get(self._epoch_key) or 0) != self.epoch:
                 raise Fenced("another learner has taken over this run")
             pipe.multi()
             yield pipe
@@ -120,7 +120,7 @@ class Ledger:
         pipe.hset(self._books, mapping={"step": entry.step, "policy_version": entry.version})
 
     def make_final(self, pipe: Any, steps: int, sequence: int) -> None:
-        """Drop the oldest `steps` journal entries: a durable checkpoint holds them. `sequence` numbers the checkpoint."""
+        """Drop the oldest `steps` journal entries: the durable checkpoint numbered `sequence` holds them."""
         pipe.ltrim(self._keys.journal, steps, -1)
         pipe.hset(self._books, "sequence", sequence)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import structlog
@@ -15,7 +16,7 @@ import structlog
 LONGEST = 500
 
 
-def _shorten(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
+def _shorten(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
     for key, value in event.items():
         if isinstance(value, bytes | str) and len(value) > LONGEST:
             event[key] = f"{value[:LONGEST]!r}… ({len(value)})"

@@ -49,7 +49,8 @@ class VersionSpan:
 class Rollout:
     """One completion with what was true of it when it was sampled.
 
-    `tokens` (T,) int32, `behaviour_logprobs` (T,) float32 under the sampling temperature, `spans` cover `[0, T)` in order.
+    `tokens` (T,) int32, `behaviour_logprobs` (T,) float32 under the sampling temperature, `spans` cover `[0, T)` in
+    order.
     """
 
     tokens: Ints
@@ -119,7 +120,9 @@ class TaskCard:
 
 def encode_ticket(ticket: Ticket) -> bytes:
     """One ticket as bytes."""
-    return _pack([SCHEMA_VERSION, ticket.ticket_id, ticket.problem, ticket.seed, ticket.min_policy_version, ticket.kind])
+    return _pack(
+        [SCHEMA_VERSION, ticket.ticket_id, ticket.problem, ticket.seed, ticket.min_policy_version, ticket.kind]
+    )
 
 
 def decode_ticket(payload: bytes) -> Ticket:

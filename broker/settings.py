@@ -42,11 +42,6 @@ class RunSettings(Section):
     )
     trust_remote_code: bool = False
 
-    @property
-    def folder(self) -> Path:
-        """Where the run leaves what a person wants to keep."""
-        return self.directory / self.name
-
 
 class BrokerSettings(Section):
     """Where Redis is and how patient its clients are (seconds)."""
@@ -103,7 +98,7 @@ class RecipeBase(BaseModel):
     @property
     def policy_directory(self) -> Path:
         """The PolicyStore's directory."""
-        return self.policy.directory or self.run.folder / "policy"
+        return self.policy.directory or self.run.directory / self.run.name / "policy"
 
 
 def redis_url(settings: BrokerSettings) -> str:

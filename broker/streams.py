@@ -1,7 +1,7 @@
 """Tickets and rollouts on Redis streams: claim, renew, publish, give back, reclaim.
 
-Invariant: a group enters the rollout stream only in the same server-side step that acknowledges its ticket, so each ticket
-yields one group whoever was slow, dead or sent twice. Refuses to know verdicts: settling is the ledger's.
+Invariant: a group enters the rollout stream only in the same server-side step that acknowledges its ticket, so each
+ticket yields one group whoever was slow, dead or sent twice. Refuses to know verdicts: settling is the ledger's.
 """
 
 from __future__ import annotations
@@ -133,7 +133,8 @@ class TicketStream:
         """Publish the group of a claimed ticket; False if another was first (the copy is counted and dropped)."""
         kind = claim.ticket.kind
         keys = [self._keys.tickets(kind), self._keys.rollouts(kind), self._keys.late]
-        return self._publish(keys, [GENERATORS, claim.entry_id, claim.ticket.ticket_id, encode_group(group)]) is not None
+        arguments = [GENERATORS, claim.entry_id, claim.ticket.ticket_id, encode_group(group)]
+        return self._publish(keys, arguments) is not None
 
     def renew(self, claims: Sequence[Claim]) -> set[bytes]:
         """Renew the leases of what is still ours; returns those entry ids."""
@@ -141,7 +142,8 @@ class TicketStream:
         for kind in KINDS:
             ids = [c.entry_id for c in claims if c.ticket.kind == kind]
             if ids:
-                held |= set(self._renew([self._keys.tickets(kind)], [GENERATORS, self.consumer, *ids]))
+                arguments: list[str | bytes] = [GENERATORS, self.consumer, *ids]
+                held |= set(self._renew([self._keys.tickets(kind)], arguments))
         return held
 
     def give_back(self, claim: Claim) -> bool:
@@ -183,7 +185,9 @@ class TicketStream:
         kept = []
         for claim in self._decode(entries, deliveries):
             if deliveries > self._max_deliveries:
-                self.publish(claim, tombstone(claim.ticket, f"delivered {deliveries - 1} times, never answered", self.consumer))
+                self.publish(
+                    claim, tombstone(claim.ticket, f"delivered {deliveries - 1} times, never answered", self.consumer)
+                )
             else:
                 kept.append(claim)
         return kept
@@ -201,7 +205,10 @@ class TicketStream:
         """An unreadable ticket is answered with a tombstone under the id it carries outside its payload."""
         ticket_id = fields.get(b"ticket_id", b"").decode("ascii", "replace")
         kind: Kind = "eval" if ticket_id.startswith("e") else "train"
-        self.publish(Claim(entry_id, Ticket(ticket_id or "?", 0, 0, 0, kind), 1), tombstone(Ticket(ticket_id or "?", 0, 0, 0, kind), f"malformed ticket: {reason}"))
+        self.publish(
+            Claim(entry_id, Ticket(ticket_id or "?", 0, 0, 0, kind), 1),
+            tombstone(Ticket(ticket_id or "?", 0, 0, 0, kind), f"malformed ticket: {reason}"),
+        )
 
 
 class RolloutStream:
@@ -225,7 +232,9 @@ class RolloutStream:
         for kind in KINDS:
             last = b"0"
             while True:
-                reply: Any = self._client.xreadgroup(LEARNER, self._consumer, {self._keys.rollouts(kind): last}, count=64)
+                reply: Any = self._client.xreadgroup(
+                    LEARNER, self._consumer, {self._keys.rollouts(kind): last}, count=64
+                )
                 arrivals = self._arrivals(reply)
                 if not arrivals:
                     break
@@ -235,7 +244,11 @@ class RolloutStream:
 
     def _arrivals(self, reply: Any) -> list[Arrival]:
         kinds = {self._keys.rollouts(kind).encode(): kind for kind in KINDS}
-        return [_arrival(entry_id, fields or {}, kinds[stream]) for stream, entries in _streams(reply) for entry_id, fields in entries]
+        return [
+            _arrival(entry_id, fields or {}, kinds[stream])
+            for stream, entries in _streams(reply)
+            for entry_id, fields in entries
+        ]
 
 
 def _arrival(entry_id: bytes, fields: dict[bytes, bytes], kind: Kind) -> Arrival:
@@ -255,5 +268,8 @@ def _streams(reply: Any) -> list[tuple[bytes, list[Any]]]:
     if not reply:
         return []
     if isinstance(reply, dict):
-        return [(stream, entries[0] if entries and isinstance(entries[0], list) else entries) for stream, entries in reply.items()]
+        return [
+            (stream, entries[0] if entries and isinstance(entries[0], list) else entries)
+            for stream, entries in reply.items()
+        ]
     return [(stream, entries) for stream, entries in reply]

@@ -19,6 +19,7 @@ from broker.keys import Keys
 from broker.ledger import Ledger
 from broker.log import setup
 from broker.policy import PolicyStore
+from broker.run_folder import RunFolder
 from broker.settings import load, redis_url
 from broker.streams import RolloutStream, create_groups
 from consumer.dispatch import Dispatch, Flow
@@ -39,7 +40,7 @@ class ProcessRecipe(LearnerRecipe):
 
 
 def fill_version(model: PolicyModel, source: Path, folder: Path, snapshot: dict[str, Any]) -> None:
-    """A policy version is a model directory that any library can load: weights, configuration, the tokenizer's bytes."""
+    """A policy version is a model directory any library can load: weights, configuration, the tokenizer's bytes."""
     model.write(folder, snapshot)
     copy_tokenizer_files(source, folder)
 
@@ -60,9 +61,15 @@ def build(recipe: ProcessRecipe, metrics: LearnerMetrics) -> Learner:
     metrics.waiting("task card")
     card = wait_for_task(client, keys)
     settings = recipe.learner
-    flow = Flow(recipe.capacity, settings.groups_per_step, recipe.run.steps * settings.groups_per_step, card.train, recipe.run.seed)
+    flow = Flow(
+        recipe.capacity,
+        settings.groups_per_step,
+        recipe.run.steps * settings.groups_per_step,
+        card.train,
+        recipe.run.seed,
+    )
     policy = PolicyStore(client, keys, recipe.policy_directory, recipe.policy.keep, recipe.policy.lease_seconds)
-    tally = StepTally(recipe.run.folder / "steps.jsonl", recipe.run.steps, metrics)
+    tally = StepTally(RunFolder.of(recipe.run).steps, recipe.run.steps, metrics)
     evaluator = Evaluator(evaluations, min(settings.eval_problems, card.held_out), recipe.run.seed, tally.evaluation)
     return Learner(
         recipe,
@@ -100,7 +107,7 @@ def main() -> None:
     try:
         learner = build(recipe, metrics)
         outcome = learner.run()
-        final = recipe.run.folder / "model"
+        final = RunFolder.of(recipe.run).model
         fill_version(learner.trainer.model, Path(recipe.run.model), final, learner.trainer.snapshot())
         learner.client.set(learner.keys.finished, outcome)
     finally:

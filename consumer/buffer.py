@@ -1,8 +1,8 @@
 """The StalenessBuffer: which of the arrived groups may be trained on now, and what to wait for.
 
 Invariant (rule W): a batch is taken only if every ticket outside it can still be trained on within the bound, batch by
-batch; so nothing goes stale while generators keep answering. The shortcut, waiting merely for the group that is due now,
-lets several deadlines fall into one step and drops the slow answers. Refuses to know Redis, tensors and clocks.
+batch; so nothing goes stale while generators keep answering. The shortcut, waiting merely for the group that is due
+now, lets several deadlines fall into one step and drops the slow answers. Refuses to know Redis, tensors and clocks.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Bound:
     publish_every: int = 1
 
     def room(self, ahead: int) -> int:
-        """Groups that can still be trained up to version v + ahead, after the batch in question: B·(j·k + k − 1 − i)."""
+        """Groups that can be trained up to version v + ahead after the batch in question: B·(j·k + k − 1 − i)."""
         k = self.publish_every
         return self.groups_per_step * (ahead * k + k - 1 - self.steps_at_version)
 
@@ -74,8 +74,9 @@ class StalenessBuffer:
     def consumed(self, in_play: Iterable[str], bound: Bound) -> list[tuple[Held, Verdict]]:
         """Groups whose verdict is certain without training, removed from the buffer.
 
-        `ready`: as soon as they have arrived. `strict`: only when they head the order and the ones before them are good, so
-        that the replacements are numbered the same way in every run; the good ones ahead of them stay for the batch.
+        `ready`: as soon as they have arrived. `strict`: only when they head the order and the ones before them are
+        good, so that the replacements are numbered the same way in every run; the good ones ahead of them stay for the
+        batch.
         """
         out: list[tuple[Held, Verdict]] = []
         good = 0

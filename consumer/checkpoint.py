@@ -1,7 +1,8 @@
 """Checkpoints: everything a learner needs to go on, durable before anything is acknowledged.
 
-Invariant: a folder with its final name is complete and matches its checksums; a crash while writing leaves the previous one.
-Refuses to know what is inside: named tensors, as safetensors, and a JSON document; nothing is ever unpickled.
+Invariant: a folder with its final name is complete and matches its checksums; a crash while writing leaves the
+previous one. Refuses to know what is inside: named tensors, as safetensors, and a JSON document; nothing is ever
+unpickled.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ def newest(root: Path) -> Checkpoint | None:
     try:
         return Checkpoint(folders[-1], json.loads((folders[-1] / DOCUMENT).read_text()))
     except (OSError, ValueError):
-        raise Refused(f"checkpoint {folders[-1]} is damaged", "delete that folder to resume from the one before it") from None
+        raise Refused(
+            f"checkpoint {folders[-1]} is damaged", "delete that folder to resume from the one before it"
+        ) from None
 
 
 def _folders(root: Path) -> list[Path]:

@@ -1,8 +1,8 @@
 """Dispatch: issues tickets against credit, and commits what the learner did, one MULTI at a time.
 
 Invariant: credit is freed by the publication of a version, never before it, and a ticket's `min_policy_version` is the
-version whose publication freed its credit. Trained tickets keep their credit until a version that learnt from them is out.
-Refuses to know tensors, rewards and what a problem says.
+version whose publication freed its credit. Trained tickets keep their credit until a version that learnt from them is
+out. Refuses to know tensors, rewards and what a problem says.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class Dispatch:
                 self._issued(tickets)
 
     def commit(self, step: int, version: int, batch: Sequence[str], *, publish: bool) -> None:
-        """One MULTI: the journal entry and, with a publication (weights already uploaded), pointer, freed credit, tickets."""
+        """One MULTI: the journal entry and, when publishing (weights are uploaded), pointer, freed credit, tickets."""
         with self.lock:
             entry = Entry(step, version, publish, tuple(batch))
             freed = [*self._unpublished(), *batch] if publish else []

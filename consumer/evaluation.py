@@ -1,7 +1,7 @@
 """Evaluation: held-out problems as tickets of their own stream, collected until the last one is in.
 
-Invariant: nothing here reaches the buffer; an evaluation is settled whole, after its record is written, so that a restart
-repeats at most the record. Refuses to know prompts, answers and the train ledger.
+Invariant: nothing here reaches the buffer; an evaluation is settled whole, after its record is written, so that a
+restart repeats at most the record. Refuses to know prompts, answers and the train ledger.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ class Evaluator:
         if self._problems == 0 or mark in self._ledger.books():
             return False
         tickets = [
-            Ticket(eval_id(version, label, n), n, seed_of(self._seed, n), version, "eval") for n in range(self._problems)
+            Ticket(eval_id(version, label, n), n, seed_of(self._seed, n), version, "eval")
+            for n in range(self._problems)
         ]
         with self._ledger.transaction() as pipe:
             self._ledger.mark(pipe, mark, "issued")
@@ -100,7 +101,9 @@ class Evaluator:
                     del self.running[key]
                 return
         with self._ledger.transaction() as pipe:
-            self._ledger.dead_letter(pipe, arrival.ticket_id, arrival.malformed or "no such evaluation ticket", arrival.payload)
+            self._ledger.dead_letter(
+                pipe, arrival.ticket_id, arrival.malformed or "no such evaluation ticket", arrival.payload
+            )
             self._ledger.discard(pipe, arrival.entry_id)
 
     def _finish(self, evaluation: Evaluation) -> None:

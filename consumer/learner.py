@@ -1,7 +1,8 @@
 """The learner: claims groups, waits by rule W, trains, publishes, checkpoints, and evaluates on the way.
 
-Invariant: a step exists once its MULTI is committed; `trained` is final once a durable checkpoint holds it; what lies between
-is repeated after a crash, in the order that the journal names. Refuses to know text, and how gradients come about.
+Invariant: a step exists once its MULTI is committed; `trained` is final once a durable checkpoint holds it; what lies
+between is repeated after a crash, in the order that the journal names. Refuses to know text, and how gradients come
+about.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from broker.errors import Refused
 from broker.keys import Keys
 from broker.ledger import Entry
 from broker.policy import PolicyStore
+from broker.run_folder import RunFolder
 from broker.streams import Arrival, RolloutStream
 from consumer import checkpoint
 from consumer.buffer import Bound, Held, StalenessBuffer, Wait
@@ -98,9 +100,16 @@ class Learner:
             stats, step=self.step, version=self.version, buffer=len(self.buffer), publish_seconds=publish_seconds
         )
         self.log.info(
-            "step", step=self.step, version=self.version, loss=round(stats.loss, 5), seconds=round(time.perf_counter() - started, 2)
+            "step",
+            step=self.step,
+            version=self.version,
+            loss=round(stats.loss, 5),
+            seconds=round(time.perf_counter() - started, 2),
         )
-        if self.step % self.recipe.learner.checkpoint_every < self.recipe.learner.publish_every and self.steps_at_version == 0:
+        if (
+            self.step % self.recipe.learner.checkpoint_every < self.recipe.learner.publish_every
+            and self.steps_at_version == 0
+        ):
             self._checkpoint()
         every = self.recipe.learner.eval_every
         if every and self.steps_at_version == 0 and self.version % every == 0 and self.step < self.recipe.run.steps:
@@ -132,7 +141,11 @@ class Learner:
     def _bound(self) -> Bound:
         settings = self.recipe.learner
         return Bound(
-            self.version, self.steps_at_version, self.recipe.run.max_staleness, settings.groups_per_step, settings.publish_every
+            self.version,
+            self.steps_at_version,
+            self.recipe.run.max_staleness,
+            settings.groups_per_step,
+            settings.publish_every,
         )
 
     def _next_batch(self) -> list[Held] | None:
@@ -142,7 +155,10 @@ class Learner:
             self.publisher.join()  # replacements and new tickets must be numbered in the same order in every run
         while True:
             self._consume()
-            if self.degenerate_in_a_row >= self.recipe.learner.max_degenerate_in_a_row and self.recipe.learner.stop_when_solved:
+            if (
+                self.degenerate_in_a_row >= self.recipe.learner.max_degenerate_in_a_row
+                and self.recipe.learner.stop_when_solved
+            ):
                 return None
             found = self.buffer.take(self.dispatch.waiting(), self._bound())
             if not isinstance(found, Wait):
@@ -196,7 +212,7 @@ class Learner:
 
     @property
     def _checkpoints(self) -> Path:
-        return self.recipe.run.folder / "checkpoints"
+        return RunFolder.of(self.recipe.run).checkpoints
 
     def _open(self) -> None:
         found = checkpoint.newest(self._checkpoints)
@@ -213,7 +229,13 @@ class Learner:
             # Checkpoint 0 first: from the first ticket on there is something to replay from.
             snapshot = self.trainer.snapshot()
             self.policy.write(0, lambda folder: self.fill(folder, snapshot), replace=True)
-            checkpoint.write(self._checkpoints, 0, self.trainer.state_dict(), self._document([], 0), self.recipe.learner.keep_checkpoints)
+            checkpoint.write(
+                self._checkpoints,
+                0,
+                self.trainer.state_dict(),
+                self._document([], 0),
+                self.recipe.learner.keep_checkpoints,
+            )
             self.dispatch.open(0)
             self.evaluator.start(0, "start")
 
@@ -222,7 +244,8 @@ class Learner:
         document = found.document
         if sequence not in (document["sequence"] - 1, document["sequence"]):
             raise Refused(
-                f"checkpoint {found.folder} (sequence {document['sequence']}) does not belong to Redis' ledger (sequence {sequence})",
+                f"checkpoint {found.folder} (sequence {document['sequence']}) does not belong to "
+                f"Redis' ledger (sequence {sequence})",
                 "bring back the matching checkpoint, or choose another run.name",
             )
         self.trainer.load_state_dict(found.state())
@@ -233,7 +256,7 @@ class Learner:
             self.evaluator.start(0, "start")
             return
         if sequence == document["sequence"] - 1:
-            entries = [Entry(*entry[:3], tuple(entry[3])) for entry in document["entries"]]
+            entries = [Entry.decode(entry) for entry in document["entries"]]
             ids = {t: e.encode() for t, e in document["entry_ids"].items()}
             self.dispatch.make_final(entries, self.sequence, ids)
         self._replay()
@@ -274,7 +297,7 @@ class Learner:
         return {
             "version": self.version,
             "sequence": sequence,
-            "entries": [[e.step, e.version, e.published, list(e.tickets)] for e in entries],
+            "entries": [entry.encode() for entry in entries],
             "entry_ids": ids,
         }
 

@@ -32,7 +32,9 @@ class PolicyModel:
     def __init__(self, module: Any, settings: LearnerSettings, policy_dtype: torch.dtype, device: torch.device) -> None:
         for name, neutral in HEAD_EXTRAS.items():
             if getattr(module.config, name, neutral) not in (None, neutral):
-                raise Refused(f"the model's configuration sets {name}", "its output head is not supported yet; use another model")
+                raise Refused(
+                    f"the model's configuration sets {name}", "its output head is not supported yet; use another model"
+                )
         self.module = module.to(device)
         self.device, self.policy_dtype = device, policy_dtype
         kind = settings.autocast if settings.autocast != "auto" else ("bfloat16" if device.type == "cuda" else "none")
@@ -58,10 +60,13 @@ class PolicyModel:
         return cls(module, settings, DTYPES[recipe.policy.dtype], device)
 
     def logprobs(self, batch: MicroBatch, temperature: float) -> tuple[Tensor, Tensor]:
-        """Log-probs (N,) of the targets and entropies (N,) of their distributions (no gradient), fp32, at `temperature`."""
+        """Log-probs (N,) of the targets and entropies (N,), without gradient, of their distributions; fp32."""
         with self._precision():
             hidden = self.module.base_model(
-                input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=batch.attention_mask, use_cache=False
+                input_ids=batch.input_ids,
+                position_ids=batch.position_ids,
+                attention_mask=batch.attention_mask,
+                use_cache=False,
             ).last_hidden_state  # (R, T, D)
             chosen = hidden.flatten(0, 1)[batch.predictor]  # (N, D): the head runs for completion tokens only
             logits = self.module.get_output_embeddings()(chosen)  # (N, V)
@@ -101,7 +106,9 @@ class PolicyModel:
 
     @property
     def _persistent_buffers(self) -> set[str]:
-        return set(self.module.state_dict()) - {name for name, _ in self.module.named_parameters(remove_duplicate=False)}
+        return set(self.module.state_dict()) - {
+            name for name, _ in self.module.named_parameters(remove_duplicate=False)
+        }
 
     @contextlib.contextmanager
     def _precision(self) -> Iterator[None]:
@@ -111,5 +118,7 @@ class PolicyModel:
 
 def _device(wanted: str) -> str:
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise Refused("learner.device = 'cuda' and torch sees no GPU", "use learner.device = 'cpu', or install the GPU lock")
+        raise Refused(
+            "learner.device = 'cuda' and torch sees no GPU", "use learner.device = 'cpu', or install the GPU lock"
+        )
     return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted

@@ -1,11 +1,11 @@
 """From groups to micro-batches of tensors.
 
-Invariant: each completion token appears in one micro-batch, once, predicted from the hidden state of the token before it in
-its own sequence, whatever the layout. Refuses to know the model and the objective.
+Invariant: each completion token appears in one micro-batch, once, predicted from the hidden state of the token before
+it in its own sequence, whatever the layout. Refuses to know the model and the objective.
 
-A row is a prompt followed by one or more completions of it. With one completion a row the causal order is mask enough and
-padding on the right is never looked at. With several (`shared_prompt`) the prompt is computed once: each completion sees the
-prompt and itself, at positions that go on from the prompt's.
+A row is a prompt followed by one or more completions of it. With one completion a row the causal order is mask enough
+and padding on the right is never looked at. With several (`shared_prompt`) the prompt is computed once: each
+completion sees the prompt and itself, at positions that go on from the prompt's.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class MicroBatch:
     """One forward pass. Shapes: R rows, T padded length, N completion tokens.
 
     `input_ids`, `position_ids` (R, T); `attention_mask` (R, 1, T, T) bool, or None where causal order suffices;
-    `predictor` (N,) index into R·T of the position that predicts a token; `targets`, `behaviour_logprobs`, `advantages`,
-    `versions` (N,); `order` (N, 3): group, rollout and place in the completion of each token.
+    `predictor` (N,) index into R·T of the position that predicts a token; `targets`, `behaviour_logprobs`,
+    `advantages`, `versions` (N,); `order` (N, 3): group, rollout and place in the completion of each token.
     """
 
     input_ids: Tensor
@@ -83,7 +83,7 @@ def pack(
     layout: Literal["auto", "padded", "shared_prompt"] = "auto",
     pad: int = 0,
 ) -> list[MicroBatch]:
-    """All completions of `groups` in micro-batches of at most that many padded tokens (one row at least); `pad` adds padding."""
+    """All completions in micro-batches of at most that many padded tokens (one row at least); `pad` adds padding."""
     shared = _rows(groups, tokens_per_micro_batch, shared=True)
     padded = _rows(groups, tokens_per_micro_batch, shared=False)
     if layout == "auto":
@@ -168,7 +168,8 @@ def _tensors(rows: Sequence[Row], pad: int) -> MicroBatch:
 
 
 def _mask(segments: Tensor) -> Tensor:
-    """(R, T) segments → (R, 1, T, T): a query sees earlier keys of the prompt and of its own segment; padding sees itself."""
+    """(R, T) segments → (R, 1, T, T): a query sees earlier keys of the prompt and its own segment; padding itself."""
     query, key = segments[:, :, None], segments[:, None, :]
-    causal = torch.ones(segments.shape[1], segments.shape[1], dtype=torch.bool).tril()
-    return ((causal & ((key == 0) | (key == query)) & (key >= 0)) | torch.eye(segments.shape[1], dtype=torch.bool))[:, None]
+    itself = torch.eye(segments.shape[1], dtype=torch.bool)
+    causal = torch.ones_like(itself).tril()
+    return ((causal & ((key == 0) | (key == query)) & (key >= 0)) | itself)[:, None]

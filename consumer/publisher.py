@@ -1,7 +1,7 @@
 """Publishing off the critical path: upload on a thread, then commit; the learner trains on meanwhile.
 
-Invariant: the commit comes after the upload is complete, so the pointer and the credit it frees never name weights that are
-not there; publications happen one at a time, in order. Refuses to know what the weights are.
+Invariant: the commit comes after the upload is complete, so the pointer and the credit it frees never name weights
+that are not there; publications happen one at a time, in order. Refuses to know what the weights are.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Publisher:
         self._running: Future[float] | None = None
 
     def publish(self, version: int, fill: Callable[[Path], None], commit: Callable[[], None]) -> None:
-        """Start uploading `version` (its files written by `fill` into a folder), then call `commit` on the same thread."""
+        """Start uploading `version`, whose files `fill` writes into a folder; then call `commit` on the same thread."""
         self.join()
         self._running = self._thread.submit(self._publish, version, fill, commit)
 

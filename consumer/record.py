@@ -1,7 +1,7 @@
 """What a step says of itself: one JSON line in `steps.jsonl`, and the same figures as metrics.
 
-Invariant: `reward` is the mean over *all* groups consumed since the last step, degenerate ones included; a mean over the
-trained ones alone would hide that the easy ones are gone. Refuses to know where groups come from.
+Invariant: `reward` is the mean over *all* groups consumed since the last step, degenerate ones included; a mean over
+the trained ones alone would hide that the easy ones are gone. Refuses to know where groups come from.
 """
 
 from __future__ import annotations

@@ -14,7 +14,9 @@ class LearnerSettings(Section):
 
     groups_per_step: int = Field(8, ge=1, description="groups in a batch, B")
     order: Literal["ready", "strict"] = "ready"
-    pipeline_depth: int = Field(2, ge=0, description="batches in play beyond the one being trained; sets the mean staleness")
+    pipeline_depth: int = Field(
+        2, ge=0, description="batches in play beyond the one being trained; sets the mean staleness"
+    )
     publish_every: int = Field(1, ge=1, description="optimizer steps per policy version")
     learning_rate: float = Field(1e-6, gt=0)
     warmup_steps: int = Field(0, ge=0)
@@ -34,7 +36,9 @@ class LearnerSettings(Section):
     checkpoint_every: int = Field(10, ge=1, description="optimizer steps between durable checkpoints")
     keep_checkpoints: int = Field(2, ge=1)
     max_degenerate_in_a_row: int = Field(200, ge=1)
-    stop_when_solved: bool = Field(True, description="end a run whose groups are all degenerate, saying `solved` or `no signal`")
+    stop_when_solved: bool = Field(
+        True, description="end a run whose groups are all degenerate, saying `solved` or `no signal`"
+    )
     eval_problems: int = Field(0, ge=0, description="held-out problems per evaluation; 0: none")
     eval_every: int = Field(0, ge=0, description="policy versions between evaluations; 0: only at start and end")
 
@@ -42,8 +46,8 @@ class LearnerSettings(Section):
     def _flows(self) -> Self:
         if self.publish_every > self.pipeline_depth + 1:
             raise ValueError(
-                f"publish_every = {self.publish_every} needs pipeline_depth >= {self.publish_every - 1}: credit is freed by "
-                "publication, so the learner would wait for itself"
+                f"publish_every = {self.publish_every} needs pipeline_depth >= {self.publish_every - 1}: credit is "
+                "freed by publication, so the learner would wait for itself"
             )
         return self
 
@@ -53,7 +57,9 @@ class ObjectiveSettings(Section):
 
     clip_low: float = Field(0.2, ge=0, lt=1)
     clip_high: float = Field(0.28, ge=0)
-    truncation: float = Field(2.0, gt=0, description="cap of the token ratio π_prox/μ; the weight is never differentiated")
+    truncation: float = Field(
+        2.0, gt=0, description="cap of the token ratio π_prox/μ; the weight is never differentiated"
+    )
 
 
 class LearnerRecipe(RecipeBase):

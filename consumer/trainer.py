@@ -82,12 +82,15 @@ class Trainer:
     def train(self, groups: Sequence[RolloutGroup], policy_version: int) -> StepStats:
         """One pipeline step: `minibatches_per_batch` updates over disjoint parts of `groups`.
 
-        With more than one, π_prox is computed once, before the first of them; with one it is sg(π) of the same forward pass.
+        With more than one, π_prox is computed once, before the first of them; with one it is sg(π) of the same forward
+        pass.
         """
         started = time.perf_counter()
         settings = self.recipe.learner
         seen = _Tokens([], [], [], [], [], [])
-        parts = [part for i in range(settings.minibatches_per_batch) if (part := groups[i :: settings.minibatches_per_batch])]
+        parts = [
+            part for i in range(settings.minibatches_per_batch) if (part := groups[i :: settings.minibatches_per_batch])
+        ]
         packed = [pack(part, settings.tokens_per_micro_batch, settings.layout) for part in parts]
         proximal = [[self._proximal(m) if len(parts) > 1 else None for m in micro_batches] for micro_batches in packed]
         losses, norms, skipped = [], [], False
@@ -102,9 +105,13 @@ class Trainer:
             norms.append(norm)
             skipped |= norm != norm or norm in (float("inf"), float("-inf"))
         padded = sum(m.padded_tokens for micro_batches in packed for m in micro_batches)
-        return _stats(seen, losses, norms, rate, skipped, padded, self.recipe.objective.truncation, time.perf_counter() - started)
+        return _stats(
+            seen, losses, norms, rate, skipped, padded, self.recipe.objective.truncation, time.perf_counter() - started
+        )
 
-    def _backward(self, batch: MicroBatch, proximal: Tensor | None, denominator: int, version: int, seen: _Tokens) -> float:
+    def _backward(
+        self, batch: MicroBatch, proximal: Tensor | None, denominator: int, version: int, seen: _Tokens
+    ) -> float:
         """Adds the gradient of one micro-batch; its part of the loss."""
         batch = batch.to(self.model.device)
         logprobs, entropy = self.model.logprobs(batch, self.recipe.sampling.temperature)
@@ -112,7 +119,7 @@ class Trainer:
         behaviour, advantages = batch.behaviour_logprobs.to(logprobs.dtype), batch.advantages.to(logprobs.dtype)
         terms = token_terms(logprobs, anchor, behaviour, advantages, self.recipe.objective)
         loss = global_token_mean(terms.loss, denominator)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         seen.weight.append(importance_ratio(anchor, behaviour).cpu())
         seen.ratio.append(importance_ratio(logprobs.detach(), behaviour).cpu())
         seen.log_ratio.append((logprobs.detach() - behaviour).cpu())
@@ -126,7 +133,7 @@ class Trainer:
             return self.model.logprobs(batch.to(self.model.device), self.recipe.sampling.temperature)[0]
 
     def _update(self) -> float:
-        """Clip and apply the gradient; a gradient that is not finite is thrown away. Returns its norm before clipping."""
+        """Clip and apply the gradient, or throw it away if it is not finite. Returns its norm before clipping."""
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters, self.recipe.learner.max_grad_norm))
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
@@ -151,7 +158,7 @@ class Trainer:
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """The reverse of `state_dict`, on a trainer of the same model and recipe. Raises `KeyError` for another model's."""
+        """The reverse of `state_dict`, for the same model and recipe. Raises `KeyError` for another model's."""
         self.updates = int(state["updates"])
         own = dict(self.model.module.named_parameters()) | dict(self.model.module.named_buffers())
         slots: dict[int, dict[str, Any]] = {}
@@ -168,7 +175,14 @@ class Trainer:
 
 
 def _stats(
-    seen: _Tokens, losses: list[float], norms: list[float], rate: float, skipped: bool, padded: int, cap: float, seconds: float
+    seen: _Tokens,
+    losses: list[float],
+    norms: list[float],
+    rate: float,
+    skipped: bool,
+    padded: int,
+    cap: float,
+    seconds: float,
 ) -> StepStats:
     weight, ratio, log_ratio = torch.cat(seen.weight), torch.cat(seen.ratio), torch.cat(seen.log_ratio)
     staleness = torch.cat(seen.staleness)

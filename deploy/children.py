@@ -1,11 +1,12 @@
 """Child processes that are restarted with back-off, stopped in order, and die with the launcher.
 
-Invariant: a child is either running, waiting for its back-off, or over for a reason that `over` names; none outlives us.
-Refuses to know what the children do.
+Invariant: a child is either running, waiting for its back-off, or over for a reason that `over` names; none outlives
+us. Refuses to know what the children do.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -84,14 +85,10 @@ class Child:
         """Wait for the end, at most `seconds`, then kill what is left of its session."""
         if not self.process:
             return
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):  # the kill below is the answer
             self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            pass  # the kill below is the answer
-        try:
+        with contextlib.suppress(ProcessLookupError):  # nothing of it is left
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # nothing of it is left
         self.process.wait()
 
     def last_words(self) -> str:

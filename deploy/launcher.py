@@ -1,4 +1,4 @@
-"""The local launcher behind `make demo`: starts broker, generators and learner in order, keeps them alive, stops them in order.
+"""The local launcher behind `make demo`: starts all processes in order, keeps them alive, stops them in order.
 
 Invariant: nothing that it started outlives it, and a start that is refused leaves nothing half-started.
 Refuses to know what flows between the processes.
@@ -15,17 +15,21 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 from broker.cli import guarded
 from broker.embedded import EmbeddedServer
 from broker.errors import Refused
+from broker.run_folder import RunFolder, current, unfinished
 from deploy.children import REFUSED, Child
 from deploy.recipe import Recipe, read
 
 POLL_SECONDS = 0.2
 GENERATOR_STOP_SECONDS = 6.0
-LEARNER_STOP_SECONDS = 2.0
+OTHER_STOP_SECONDS = 1.0  # the learner and the view have nothing to hand back
+STOP_SECONDS = 20.0
 MODELS = Path("models")
+PYTHON_MODULE = [sys.executable, "-m"]
 
 
 class Stopped(Exception):
@@ -35,71 +39,82 @@ class Stopped(Exception):
 class Launcher:
     """One run on this machine."""
 
-    def __init__(self, recipe: Recipe, source: Path) -> None:
-        self.recipe, self.source = recipe, source
-        self.folder = recipe.run.folder
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.folder = RunFolder.of(recipe.run)
         self.server: EmbeddedServer | None = None
         self.generators: list[Child] = []
         self.learner: Child | None = None
         self.view: Child | None = None
 
     def run(self) -> None:
-        """Start everything, wait for the learner's end, stop everything, report. Raises `Refused`."""
-        started = time.time()
-        (self.folder / "logs").mkdir(parents=True, exist_ok=True)
-        (self.folder / "launcher.pid").write_text(str(os.getpid()))
+        """Start everything, wait for the learner's end, stop everything, report. Raises `Refused`, `Stopped`."""
+        started = time.monotonic()
+        self.folder.log("").parent.mkdir(exist_ok=True)
         try:
             self._prepare()
             self._start()
             self._watch()
-        except Stopped:
-            self.stop()
-            print(f"\nstopped; `make demo` goes on with {self.folder}", flush=True)
-            raise SystemExit(130) from None
         finally:
             self.stop()
-            (self.folder / "launcher.pid").unlink(missing_ok=True)
-        print(f"finished in {(time.time() - started) / 60:.1f} minutes; everything is in {self.folder}", flush=True)
-        subprocess.run([sys.executable, "-m", "monitoring.report", str(self.folder)], check=True)
+        print(f"\n{self.folder.path} took {(time.monotonic() - started) / 60:.1f} minutes\n", flush=True)
+        subprocess.run([*PYTHON_MODULE, "monitoring.report", str(self.folder.path)], check=True)
+
+    def stop(self) -> None:
+        """Generators first (they hand back their tickets), then the learner, the view, and Redis last. Idempotent."""
+        self._phase("stopping")
+        for child in self.generators:
+            child.ask_to_stop()
+        deadline = time.monotonic() + GENERATOR_STOP_SECONDS
+        for child in self.generators:
+            child.stop(max(0.1, deadline - time.monotonic()))
+        for other in (self.learner, self.view):
+            if other is not None:
+                other.ask_to_stop()
+                other.stop(OTHER_STOP_SECONDS)
+        if self.server is not None:
+            self.server.stop()
+        self.generators, self.learner, self.view, self.server = [], None, None, None
 
     def _phase(self, text: str) -> None:
-        (self.folder / "phase").write_text(text)
+        self.folder.phase.write_text(text)
 
     def _prepare(self) -> None:
-        """Make the model ready in a process of its own, and write the recipe as resolved."""
+        """Make the model ready in a process of its own; the recipe then names its directory."""
         self._phase("preparing the model")
-        command = [sys.executable, "-m", "deploy.prepare", self.recipe.run.model, "--models", str(MODELS)]
+        command = [*PYTHON_MODULE, "deploy.prepare", self.recipe.run.model, "--out", str(MODELS)]
         if self.recipe.run.trust_remote_code:
             command.append("--trust-remote-code")
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
         if done.returncode != 0:
             raise SystemExit(done.returncode)  # it said why in one line
-        model = done.stdout.strip().splitlines()[-1]
-        run = self.recipe.run.model_copy(update={"model": str(Path(model).resolve())})
+        model = Path(done.stdout.strip().splitlines()[-1]).resolve()
+        run = self.recipe.run.model_copy(update={"model": str(model)})
         self.recipe = self.recipe.model_copy(update={"run": run})
-        _enough_disk(self.folder, Path(model), self.recipe)
+        _enough_disk(self.folder.path, model, self.recipe)
 
     def _start(self) -> None:
-        self._phase("starting the broker")
+        self._phase("starting Redis")
         if self.recipe.broker.url is None:
-            self.server = EmbeddedServer(self.folder / "redis", password=self.recipe.broker.password)
-            self.server.start()
+            self.server = EmbeddedServer(self.folder.redis, password=self.recipe.broker.password).start()
             broker = self.recipe.broker.model_copy(update={"url": self.server.url})
             self.recipe = self.recipe.model_copy(update={"broker": broker})
-        resolved = self.folder / "recipe.toml"
-        resolved.write_text(self.recipe.toml())
-        python = [sys.executable, "-m"]
-        self.view = Child("view", [*python, "monitoring.top", str(resolved)], None)
+        self.folder.recipe.write_text(self.recipe.toml())
+        self.view = Child("view", [*PYTHON_MODULE, "monitoring.top", str(self.folder.recipe)], None)
         self.view.start()
-        self.learner = Child("learner", [*python, "consumer", str(resolved)], self.folder / "logs" / "learner.log")
+        command = [*PYTHON_MODULE, "consumer", str(self.folder.recipe)]
+        self.learner = Child("learner", command, self.folder.log("learner"))
         self.learner.start()
-        self._phase("starting the engine")
-        for i in range(self.recipe.generator.count):
-            port = self.recipe.monitoring.generator_port
-            flags = ["--monitoring.generator_port", str(port + i if port else 0)]
-            log = self.folder / "logs" / f"generator-{i}.log"
-            self.generators.append(Child(f"generator {i}", [*python, "producer", str(resolved), *flags], log))
-            self.generators[-1].start()
+        self._phase("starting the generators")
+        self.generators = [self._generator(i) for i in range(self.recipe.generator.count)]
+        for generator in self.generators:
+            generator.start()
+
+    def _generator(self, number: int) -> Child:
+        port = self.recipe.monitoring.generator_port
+        flags = ["--monitoring.generator_port", str(port + number if port else 0)]
+        command = [*PYTHON_MODULE, "producer", str(self.folder.recipe), *flags]
+        return Child(f"generator {number}", command, self.folder.log(f"generator-{number}"))
 
     def _watch(self) -> None:
         """Until the learner ends well; dead children are revived with back-off, Redis included."""
@@ -111,34 +126,19 @@ class Launcher:
                 if child.status == 0 and child is not self.learner:
                     continue  # it saw the end of the run, or was told to leave
                 if not child.revive():
-                    raise Refused(f"{child.name} dies again and again", f"its last words: {child.last_words()}; see {child.log}")
+                    words = f"its last words: {child.last_words()}"
+                    raise Refused(f"{child.name} dies again and again", f"{words}; see {child.log}")
             if self.server is not None:
                 self.server.revive()
-            if self.view is not None and self.view.status not in (None, 0):
-                self.view = None  # a broken view does not stop a run
             time.sleep(POLL_SECONDS)
-
-    def stop(self) -> None:
-        """Generators first (they hand back their tickets), then the learner, the view, and Redis last. Idempotent."""
-        for child in self.generators:
-            child.ask_to_stop()
-        deadline = time.monotonic() + GENERATOR_STOP_SECONDS
-        for child in self.generators:
-            child.stop(max(0.1, deadline - time.monotonic()))
-        for other in (self.learner, self.view):
-            if other is not None:
-                other.ask_to_stop()
-                other.stop(LEARNER_STOP_SECONDS)
-        if self.server is not None:
-            self.server.stop()
-        self.generators, self.learner, self.view, self.server = [], None, None, None
 
 
 def _enough_disk(folder: Path, model: Path, recipe: Recipe) -> None:
-    """Refuse a run whose versions and checkpoints cannot fit."""
+    """Refuse a run whose versions and checkpoints cannot fit. Bytes are those of fp32 weights and two Adam moments."""
     weights = sum(path.stat().st_size for path in model.glob("*.safetensors"))
-    wide = 1 if recipe.policy.dtype == "float32" else 2
-    needed = weights * (3 * (recipe.learner.keep_checkpoints + 1) + (recipe.policy.keep + 2) // wide + 1)
+    checkpoints = 3 * (recipe.learner.keep_checkpoints + 1)
+    versions = (recipe.policy.keep + 2) / (1 if recipe.policy.dtype == "float32" else 2)
+    needed = weights * (checkpoints + versions + 1)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise Refused(
@@ -147,41 +147,41 @@ def _enough_disk(folder: Path, model: Path, recipe: Recipe) -> None:
         )
 
 
-def _next_name(recipe: Recipe) -> Recipe:
-    """A finished run is left alone: its successor gets the next free name."""
-    if not (recipe.run.folder / "summary.json").exists():
-        return recipe
-    number = 2
-    while (recipe.run.directory / f"{recipe.run.name}-{number}" / "summary.json").exists():
-        number += 1
-    name = f"{recipe.run.name}-{number}"
-    print(f"{recipe.run.folder} is finished and stays as it is; this run is called {name}", flush=True)
-    return recipe.model_copy(update={"run": recipe.run.model_copy(update={"name": name})})
-
-
-def _running(folder: Path) -> int | None:
-    """Pid of the launcher that works on this folder, if it lives."""
+def _claimed(recipe: Recipe) -> tuple[Recipe, TextIO]:
+    """The run to start or to resume, and our hold on its folder; a finished one is left as it is. Raises `Refused`."""
+    run = unfinished(recipe.run)
+    folder = RunFolder.of(run)
     try:
-        pid = int((folder / "launcher.pid").read_text())
-        os.kill(pid, 0)
-    except (OSError, ValueError):
-        return None
-    return pid
+        hold = folder.hold()
+    except OSError as error:
+        raise Refused(f"cannot write to {folder.path}: {error.strerror}", "set run.directory to another one") from None
+    if hold is None:
+        raise Refused(f"{folder.path} is being worked on by process {folder.launcher()}", "`make stop` ends it")
+    if run is not recipe.run:
+        print(f"{RunFolder.of(recipe.run).path} is finished and stays as it is; this run is {folder.path}", flush=True)
+    elif folder.steps.exists():
+        print(f"going on with {folder.path}", flush=True)
+    return recipe.model_copy(update={"run": run}), hold
 
 
 def _stop_other(recipe: Recipe) -> None:
-    pid = _running(recipe.run.folder)
-    if pid is None:
-        print(f"nothing runs in {recipe.run.folder}")
+    folder = RunFolder.of(current(recipe.run))
+    pid = folder.launcher()
+    if not pid:
+        print(f"nothing runs in {folder.path}")
         return
     os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + 20
-    while _running(recipe.run.folder) is not None and time.monotonic() < deadline:
+    deadline = time.monotonic() + STOP_SECONDS
+    while folder.launcher() is not None:
+        if time.monotonic() > deadline:
+            raise Refused(f"process {pid} has not stopped after {STOP_SECONDS:.0f} s", f"see {folder.log('learner')}")
         time.sleep(POLL_SECONDS)
-    print(f"stopped {recipe.run.folder}")
+    print(f"stopped {folder.path}")
 
 
-def _on_signal(signum: int, frame: FrameType | None) -> None:
+def _on_signal(_: int, __: FrameType | None) -> None:
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, signal.SIG_IGN)  # stopping takes seconds: a second Ctrl-C must not break it off
     raise Stopped
 
 
@@ -200,13 +200,15 @@ def main() -> None:
     if options.stop:
         _stop_other(recipe)
         return
-    recipe = _next_name(recipe)
-    other = _running(recipe.run.folder)
-    if other is not None:
-        raise Refused(f"{recipe.run.folder} is being worked on by process {other}", "`make stop` ends it")
+    recipe, hold = _claimed(recipe)
     signal.signal(signal.SIGTERM, _on_signal)
     signal.signal(signal.SIGINT, _on_signal)
-    Launcher(recipe, options.recipe).run()
+    with hold:
+        try:
+            Launcher(recipe).run()
+        except Stopped:
+            print(f"\nstopped; the same command goes on with {RunFolder.of(recipe.run).path}", flush=True)
+            raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Every metric of the pipeline, in one file, and the one small server that shows them.
 
-Invariant: base units (seconds, tokens, versions), counters end in `_total`, labels are bounded sets known here or counts of
-a recipe. Refuses to know how a figure came about: it is handed in.
+Invariant: base units (seconds, tokens, versions), counters end in `_total`, labels are bounded sets known here or
+counts of a recipe. Refuses to know how a figure came about: it is handed in.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ class _Role:
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
         self.phase_seconds = Counter(
-            f"headrace_{self.role}_phase_seconds_total", "Seconds spent in each phase.", ["phase"], registry=self.registry
+            f"headrace_{self.role}_phase_seconds_total",
+            "Seconds spent in each phase.",
+            ["phase"],
+            registry=self.registry,
         )
         self.waiting_for = Gauge(
             f"headrace_{self.role}_waiting", "1 for what the process waits for now.", ["reason"], registry=self.registry
@@ -84,12 +87,20 @@ class GeneratorMetrics(_Role):
         self.groups = Counter("headrace_generator_groups_total", "Rollout groups published.", ["kind"], registry=r)
         self.failed = Counter("headrace_generator_failed_groups_total", "Groups published as failed.", registry=r)
         self.tickets = Counter(
-            "headrace_generator_tickets_total", "Tickets claimed, published, late, lost, handed_back.", ["event"], registry=r
+            "headrace_generator_tickets_total",
+            "Tickets claimed, published, late, lost, handed_back.",
+            ["event"],
+            registry=r,
         )
-        self.reward = Counter("headrace_generator_reward_total", "Sum of the rewards of published train rollouts.", registry=r)
+        self.reward = Counter(
+            "headrace_generator_reward_total", "Sum of the rewards of published train rollouts.", registry=r
+        )
         self.rollouts = Counter("headrace_generator_rollouts_total", "Published train rollouts.", registry=r)
         self.components = Counter(
-            "headrace_generator_reward_component_total", "Sum of each component of the reward.", ["component"], registry=r
+            "headrace_generator_reward_component_total",
+            "Sum of each component of the reward.",
+            ["component"],
+            registry=r,
         )
         self.length = Histogram(
             "headrace_generator_completion_length_tokens", "Tokens in a completion.", buckets=LENGTHS, registry=r
@@ -98,9 +109,14 @@ class GeneratorMetrics(_Role):
         self.in_flight_groups = Gauge("headrace_generator_in_flight_groups", "Tickets in hand.", registry=r)
         self.slots = Gauge("headrace_generator_slots", "Groups the engine runs at once.", registry=r)
         self.refresh_seconds = Histogram(
-            "headrace_generator_refresh_seconds", "From a new version's notice to serving it.", buckets=SECONDS, registry=r
+            "headrace_generator_refresh_seconds",
+            "From a new version's notice to serving it.",
+            buckets=SECONDS,
+            registry=r,
         )
-        self.refresh_failures = Counter("headrace_generator_refresh_failures_total", "Versions that could not be taken up.", registry=r)
+        self.refresh_failures = Counter(
+            "headrace_generator_refresh_failures_total", "Versions that could not be taken up.", registry=r
+        )
 
     def observe_group(self, group: RolloutGroup) -> None:
         """A group was published."""
@@ -147,14 +163,25 @@ class LearnerMetrics(_Role):
         self.gauges = {name: Gauge(f"headrace_learner_{name}", text, registry=r) for name, text in self.GAUGES.items()}
         self.step = Gauge("headrace_learner_step", "Optimizer steps done.", registry=r)
         self.steps = Counter("headrace_learner_steps_total", "Optimizer steps of this process.", registry=r)
-        self.skipped = Counter("headrace_learner_skipped_updates_total", "Updates thrown away for a gradient that is not finite.", registry=r)
+        self.skipped = Counter(
+            "headrace_learner_skipped_updates_total",
+            "Updates thrown away for a gradient that is not finite.",
+            registry=r,
+        )
         self.tokens = Counter("headrace_learner_tokens_total", "Completion tokens trained on.", registry=r)
         self.verdicts = Counter("headrace_learner_groups_total", "Groups by verdict.", ["verdict"], registry=r)
         self.staleness = Histogram(
-            "headrace_learner_staleness_versions", "Staleness of tokens trained on.", buckets=tuple(range(17)), registry=r
+            "headrace_learner_staleness_versions",
+            "Staleness of tokens trained on.",
+            buckets=tuple(range(17)),
+            registry=r,
         )
-        self.step_seconds = Histogram("headrace_learner_step_seconds", "Time from step to step.", buckets=SECONDS, registry=r)
-        self.last_step = Gauge("headrace_learner_last_step_timestamp_seconds", "When the last step was done.", registry=r)
+        self.step_seconds = Histogram(
+            "headrace_learner_step_seconds", "Time from step to step.", buckets=SECONDS, registry=r
+        )
+        self.last_step = Gauge(
+            "headrace_learner_last_step_timestamp_seconds", "When the last step was done.", registry=r
+        )
         self.pass_at_1 = Gauge("headrace_learner_eval_pass_at_1", "Held-out pass@1 of the last evaluation.", registry=r)
 
     def observe_step(self, record: Mapping[str, Any]) -> None:
@@ -218,7 +245,8 @@ class Server:
             self._server = ThreadingHTTPServer((host, port), Handler)
         except OSError as error:
             raise Refused(
-                f"cannot serve metrics on {host}:{port}: {error.strerror}", "free that port, or set [monitoring] ports (0 is off)"
+                f"cannot serve metrics on {host}:{port}: {error.strerror}",
+                "free that port, or set [monitoring] ports (0 is off)",
             ) from None
         self.port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()

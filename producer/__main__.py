@@ -23,7 +23,7 @@ from broker.streams import TicketStream, create_groups
 from monitoring.metrics import GeneratorMetrics, serve
 from monitoring.settings import MonitoringSettings
 from producer.engine import Engine
-from producer.generator import BLOCK_SECONDS, Generator
+from producer.generator import Generator
 from producer.settings import GeneratorRecipe
 from producer.tasks import make_task
 from producer.tokens import Tokens

@@ -41,7 +41,7 @@ class Engine(Protocol):
         """G completions of `prompt` (P,) in one request. Cancelling the task aborts the request."""
 
     async def refresh(self, folder: Path, policy_version: int) -> None:
-        """Take the weights in `folder` (Hugging Face layout). On failure the old weights go on serving and it raises."""
+        """Take the weights in `folder` (Hugging Face layout). On failure the old weights serve on and it raises."""
 
     async def stop(self) -> None:
         """Free the device and end every child process."""

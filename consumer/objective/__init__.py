@@ -1,1 +1,1 @@
-"""The objective as small pure functions, one axis a file, in the vocabulary of the papers. Knows tensors and nothing else."""
+"""The objective as small pure functions, one axis a file, in the vocabulary of the papers. Knows tensors alone."""

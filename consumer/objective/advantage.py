@@ -17,4 +17,5 @@ def leave_one_out(rewards: npt.ArrayLike) -> Array:
     group = len(r)
     if group < 2 or bool((r == r[0]).all()):  # exact zeros, whatever rounding makes of the mean
         return np.zeros(group)
-    return group / (group - 1) * (r - r.mean())
+    centred: Array = r - r.mean()
+    return group / (group - 1) * centred

@@ -1,7 +1,7 @@
 """The default objective: decoupled, importance-corrected GRPO with a global token mean.
 
-Invariant: the loss of a batch is a plain sum over its tokens divided by a number fixed before the first one is seen, so no
-split into micro-batches and no order can change it. Refuses to know how tokens are laid out.
+Invariant: the loss of a batch is a plain sum over its tokens divided by a number fixed before the first one is seen,
+so no split into micro-batches and no order can change it. Refuses to know how tokens are laid out.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def token_terms(
 ) -> TokenTerms:
     """−w·min(ρA, clip(ρ)A) with ρ = π/π_prox and w = min(π_prox/μ, C) without gradient; all (N,).
 
-    With one minibatch a batch π_prox = sg(π), hence ρ = 1: the clip is then inactive and the gradient is that of −w·A·log π.
+    With one minibatch a batch π_prox = sg(π), hence ρ = 1: the clip is then inactive and the gradient is that of
+    −w·A·log π.
     """
     ratio = surrogate.importance_ratio(logprobs, proximal_logprobs.detach())
     weight = correction.truncated_token_weight(proximal_logprobs, behaviour_logprobs, objective.truncation)

@@ -14,7 +14,7 @@ def importance_ratio(logprobs: Tensor, reference: Tensor) -> Tensor:
 
 
 def ppo(ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float) -> Tensor:
-    """min(ρA, clip(ρ, 1 − ε_low, 1 + ε_high)·A), all (N,). PPO: Schulman et al. 2017; two bounds: DAPO, Yu et al. 2025."""
+    """min(ρA, clip(ρ, 1 − ε_low, 1 + ε_high)·A), all (N,). Schulman et al. 2017; two bounds: DAPO, Yu et al. 2025."""
     return torch.minimum(ratio * advantages, torch.clamp(ratio, 1 - clip_low, 1 + clip_high) * advantages)
 
 

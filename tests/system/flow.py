@@ -1,8 +1,8 @@
 """The world in which the flow of tickets is tested: production Dispatch, StalenessBuffer and streams over a real Redis,
 adversarial generators and a learner whose every move somebody else decides, and a clock that only moves when told.
 
-Leases are Redis' own (time of delivery, stored with every pending entry). Virtual time passes by making every pending entry
-as much older, so that what lapses is a function of stored timestamps alone and no test ever waits.
+Leases are Redis' own (time of delivery, stored with every pending entry). Virtual time passes by making every pending
+entry as much older, so that what lapses is a function of stored timestamps alone and no test ever waits.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import redis
@@ -173,7 +174,8 @@ class World:
         """Time passes: whoever is awake renews; every pending ticket gets older."""
         for kind in KINDS:
             stream = self.keys.tickets(kind)
-            for entry in self.client.xpending_range(stream, GENERATORS, "-", "+", 1000):  # type: ignore[union-attr]
+            pending: Any = self.client.xpending_range(stream, GENERATORS, "-", "+", 1000)
+            for entry in pending:
                 idle = int(entry["time_since_delivered"] + seconds * 1000)
                 name, entry_id = entry["consumer"], entry["message_id"]
                 self.client.xclaim(stream, GENERATORS, name, 0, [entry_id], idle=idle, justid=True)
@@ -206,7 +208,9 @@ class World:
         if isinstance(found, Wait):
             return False
         for held in found:
-            assert self.version - held.group.oldest_version <= self.shape.max_staleness, "a token beyond the bound was trained on"
+            assert self.version - held.group.oldest_version <= self.shape.max_staleness, (
+                "a token beyond the bound was trained on"
+            )
             self.consumed[held.group.ticket_id] += 1
             self.verdicts["trained"] += 1
         self.dispatch.take(found)

@@ -1,4 +1,4 @@
-"""Real processes of a real run: an embedded server, learner and generators as a user starts them, on the tiny recipe."""
+"""Real processes of a real run: an embedded server, learner and generators as a user starts them."""
 
 from __future__ import annotations
 

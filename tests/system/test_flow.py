@@ -1,6 +1,6 @@
 """I2, driven by hypothesis: whatever generators and learner do to each other, no token beyond the bound is trained on,
-nothing is dropped, what is consumed is what was sampled, and nothing deadlocks. And: each shortcut that the design forbids
-makes these tests fail.
+nothing is dropped, what is consumed is what was sampled, and nothing deadlocks. And: each shortcut that the design
+forbids makes these tests fail.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from broker.keys import Keys
-from broker.streams import Claim, TicketStream
+from broker.streams import KINDS, Claim, TicketStream
 from consumer.buffer import Bound, StalenessBuffer
 from consumer.dispatch import Dispatch
 from tests.system.flow import LEASE, Shape, VirtualGenerator, World
@@ -132,14 +132,15 @@ def checkpoint(world: World, g: VirtualGenerator, luck: int) -> None:
 
 Move = Callable[[World, VirtualGenerator, int], None]
 WEIGHTS: dict[Move, int] = {
-    work: 12, begin: 4, sample: 4, begin_and_stall: 3, wake: 1, wake_and_finish: 2, lapse: 2, pass_time: 1, send_again: 1,
-    refresh: 1, hand_back: 1, die: 1, join: 1, poll: 2, finish_step: 2, land: 2, checkpoint: 1,
+    work: 12, begin: 4, sample: 4, begin_and_stall: 3, wake: 1, wake_and_finish: 2, lapse: 2, pass_time: 1,
+    send_again: 1, refresh: 1, hand_back: 1, die: 1, join: 1, poll: 2, finish_step: 2, land: 2, checkpoint: 1,
 }  # fmt: skip
 MOVES = [move for move, weight in WEIGHTS.items() for _ in range(weight)]
 moves = st.lists(st.tuples(st.sampled_from(MOVES), st.integers(0, 3), st.integers(0, 9)), min_size=40, max_size=80)
 
 
-# Two stories that random play finds rarely, told in full. Depth equals the bound, one group a step: every deadline is tight.
+# Two stories that random play finds rarely, told in full. Depth equals the bound, one group a step: every deadline is
+# tight.
 TIGHT = Shape(order="ready", groups_per_step=1, pipeline_depth=2, max_staleness=2, steps=10, slots=2)
 TWO_DUE_AT_ONCE: list[tuple[Move, int, int]] = [(begin_and_stall, 0, 0), *[(work, 1, 5)] * 6]
 LATE_OWNER_PUBLISHES: list[tuple[Move, int, int]] = [
@@ -161,6 +162,9 @@ def play(client: redis.Redis, world_class: type[World], shape: Shape, script: li
         world.complete()
 
 
+SEARCH_ONLY = [Phase.explicit, Phase.generate]  # a mutant's failure need not be minimal
+
+
 def search(client: redis.Redis, world_class: type[World], examples: int) -> None:
     @given(shape=shapes(), script=moves)
     @example(shape=TIGHT, script=TWO_DUE_AT_ONCE)
@@ -171,7 +175,7 @@ def search(client: redis.Redis, world_class: type[World], examples: int) -> None
         database=None,
         derandomize=True,
         report_multiple_bugs=False,
-        phases=[Phase.explicit, Phase.generate] if world_class is not World else list(Phase),  # a mutant's failure need not be minimal
+        phases=list(Phase) if world_class is World else SEARCH_ONLY,
         suppress_health_check=list(HealthCheck),
     )
     def run(shape: Shape, script: list[tuple[Move, int, int]]) -> None:
@@ -232,9 +236,9 @@ class UnboundedRead(World):
 
         def claim(self, free: int, *, suspects: int = 0, block_seconds: float | None = None) -> list[Claim]:
             claims = [] if self.asleep else self._reclaim(free, suspects)
-            for kind in ("eval", "train"):
+            for kind in KINDS:
                 if len(claims) < free:
-                    claims += self._read(self._client, (kind,), free - len(claims), None)  # type: ignore[arg-type]
+                    claims += self._read(self._client, (kind,), free - len(claims), None)
             self.asleep = not claims
             return claims
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from deploy.prepare import prepare
 from tests.system.pipeline import Pipeline, wait_until
@@ -68,7 +69,7 @@ def test_a_malformed_message_is_set_aside_and_the_learner_goes_on(tmp_path: Path
         run.client.xadd(run.keys.rollouts("train"), {"ticket_id": "nobody's", "payload": b"\x93garbage"})
         run.generator()
         assert run.wait_for("learner") == 0, run.log("learner")
-        letters = run.client.xrange(run.keys.dead_letters)
+        letters: Any = run.client.xrange(run.keys.dead_letters)
         assert [fields[b"ticket_id"] for _, fields in letters] == [b"nobody's"]
         assert letters[0][1][b"reason"]
         assert run.ledger().balance().balanced
