@@ -149,7 +149,7 @@ class TicketStream:
     def give_back(self, claim: Claim) -> bool:
         """Hand a ticket back, unharmed, to whoever asks next."""
         idle = int(self.lease_seconds * 1000) + 1
-        args = [GENERATORS, self.consumer, claim.entry_id, RETURNED, idle]
+        args: list[str | bytes | int] = [GENERATORS, self.consumer, claim.entry_id, RETURNED, idle]
         return bool(self._give_back([self._keys.tickets(claim.ticket.kind)], args))
 
     def _read(self, client: redis.Redis, kinds: Sequence[Kind], count: int, block: float | None) -> list[Claim]:

@@ -212,7 +212,7 @@ class VllmEngine:
             # Everything that runs fits into one step, so no prompt is ever computed in parts: vLLM throws away what it
             # samples behind a part and turns the request's seeded generator back, which a CPU's generator cannot do.
             whole = settings.slots * sampling.group_size * self._recipe.max_model_len
-            # Blocks of 32, the smallest that CPU attention takes: only whole blocks of a prompt are shared by its group.
+            # Blocks of 32, the smallest that CPU attention takes: a group shares whole blocks of its prompt only.
             cache = {"kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30), "block_size": 32}
             return arguments | cache | {"max_num_batched_tokens": whole}
         return arguments | {"gpu_memory_utilization": settings.gpu_memory_fraction}

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from broker.errors import Refused
+from broker.run_folder import RunFolder
 from broker.settings import SECTIONS, BrokerSettings, RecipeBase, load, redis_url
 
 GOOD = """
@@ -53,7 +54,7 @@ def test_a_minimal_recipe_has_the_documented_defaults(recipe: Recipe) -> None:
     read = recipe(GOOD)
     assert (read.run.max_staleness, read.sampling.group_size, read.policy.keep) == (8, 8, 2)
     assert read.broker.url is None
-    assert read.run.folder == Path("runs/first")
+    assert RunFolder.of(read.run).path == Path("runs/first")
     assert read.policy_directory == Path("runs/first/policy")
 
 
