@@ -40,10 +40,10 @@ broker: $(RUNTIME) ## run the embedded Redis alone
 	@exec $(PY) -m broker.embedded $(ARGS)
 
 producer: $(RUNTIME) ## run one generator of RECIPE
-	@exec $(PY) -m producer $(RECIPE) $(ARGS)
+	@exec $(PY) -m deploy.role producer $(RECIPE) $(ARGS)
 
 consumer: $(RUNTIME) ## run the learner of RECIPE
-	@exec $(PY) -m consumer $(RECIPE) $(ARGS)
+	@exec $(PY) -m deploy.role consumer $(RECIPE) $(ARGS)
 
 monitoring: $(RUNTIME) ## watch the run of RECIPE in this terminal
 	@exec $(PY) -m monitoring.top $(RECIPE) $(ARGS)

@@ -1,12 +1,13 @@
-"""What a tokenizer is, as bytes: so that both sides can tell whether they mean the same one without loading it.
+"""What a model and its tokenizer are, as bytes: so that both sides can tell whether they mean the same without loading.
 
-Invariant: two folders with the same hash hold the same tokenizer files, names and bytes.
-Refuses to know tokens and text.
+Invariant: two folders with the same tokenizer hash hold the same tokenizer files, names and bytes; with the same model
+hash, configurations that describe the same network. Refuses to know tokens, text and weights.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -28,6 +29,8 @@ TOKENIZER_FILES = (
     "vocab.json",
     "vocab.txt",
 )
+# What a library notes in a configuration about itself rather than about the network.
+INCIDENTAL = {"_name_or_path", "dtype", "torch_dtype", "transformers_version", "use_cache"}
 TOKENIZER_PATTERNS = ("*.tiktoken", "tokenization_*.py", "additional_chat_templates/*.jinja")
 
 
@@ -48,6 +51,18 @@ def tokenizer_hash(folder: Path) -> str:
         digest.update(f"{path.relative_to(folder).as_posix()}\0{len(data)}\0".encode())
         digest.update(data)
     return digest.hexdigest()
+
+
+def model_hash(folder: Path) -> str:
+    """sha256 over what `config.json` says of the network. Raises `Refused` where there is none that can be read."""
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+        described = {key: value for key, value in config.items() if key not in INCIDENTAL}
+    except (OSError, ValueError, AttributeError) as error:
+        raise Refused(
+            f"cannot read {folder / 'config.json'} ({error})", "name a model directory in run.model"
+        ) from None
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
 def copy_tokenizer_files(source: Path, target: Path) -> list[str]:

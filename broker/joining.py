@@ -10,11 +10,13 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import redis
 
 from broker.errors import Refused
+from broker.fingerprint import model_hash, tokenizer_hash
 from broker.keys import Keys
 from broker.schema import TaskCard
 from broker.settings import RecipeBase
@@ -24,8 +26,9 @@ POLL_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Model (by what its configuration hashes to), tokenizer, group size, temperature, limits."""
+    """Model and tokenizer by their hashes, group size, temperature, limits."""
 
+    model: str
     tokenizer: str
     group_size: int
     temperature: float
@@ -33,11 +36,17 @@ class Fingerprint:
     deterministic: bool
 
     @staticmethod
-    def of(recipe: RecipeBase, tokenizer: str) -> Fingerprint:
-        """The fingerprint of a resolved recipe."""
+    def of(recipe: RecipeBase) -> Fingerprint:
+        """The fingerprint of a resolved recipe, whose `run.model` is a directory. Raises `Refused`."""
+        folder = Path(recipe.run.model)
         sampling = recipe.sampling
         return Fingerprint(
-            tokenizer, sampling.group_size, sampling.temperature, sampling.max_tokens, recipe.run.deterministic
+            model_hash(folder),
+            tokenizer_hash(folder),
+            sampling.group_size,
+            sampling.temperature,
+            sampling.max_tokens,
+            recipe.run.deterministic,
         )
 
 

@@ -133,7 +133,7 @@ class TicketStream:
         """Publish the group of a claimed ticket; False if another was first (the copy is counted and dropped)."""
         kind = claim.ticket.kind
         keys = [self._keys.tickets(kind), self._keys.rollouts(kind), self._keys.late]
-        arguments = [GENERATORS, claim.entry_id, claim.ticket.ticket_id, encode_group(group)]
+        arguments: list[str | bytes] = [GENERATORS, claim.entry_id, claim.ticket.ticket_id, encode_group(group)]
         return self._publish(keys, arguments) is not None
 
     def renew(self, claims: Sequence[Claim]) -> set[bytes]:

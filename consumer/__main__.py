@@ -13,7 +13,7 @@ import torch
 from broker.cli import guarded
 from broker.connection import connect, require
 from broker.errors import Refused
-from broker.fingerprint import copy_tokenizer_files, tokenizer_hash
+from broker.fingerprint import copy_tokenizer_files
 from broker.joining import Fingerprint, announce, wait_for_task
 from broker.keys import Keys
 from broker.ledger import Ledger
@@ -53,7 +53,7 @@ def build(recipe: ProcessRecipe, metrics: LearnerMetrics) -> Learner:
     blocking = connect(recipe.broker, url, blocking_seconds=CLAIM_SECONDS)
     keys, source = Keys(recipe.run.name), Path(recipe.run.model)
     model = PolicyModel.load(source, recipe, recipe.learner)
-    announce(client, keys, Fingerprint.of(recipe, tokenizer_hash(source)), json.dumps(recipe.model_dump(mode="json")))
+    announce(client, keys, Fingerprint.of(recipe), json.dumps(recipe.model_dump(mode="json")))
     create_groups(client, keys)
     ledger, evaluations = Ledger(client, keys), Ledger(client, keys, "eval")
     ledger.take_over()

@@ -22,13 +22,13 @@ from broker.embedded import EmbeddedServer
 from broker.errors import Refused
 from broker.run_folder import RunFolder, current, unfinished
 from deploy.children import REFUSED, Child
+from deploy.model import with_model
 from deploy.recipe import Recipe, read
 
 POLL_SECONDS = 0.2
 GENERATOR_STOP_SECONDS = 6.0
 OTHER_STOP_SECONDS = 1.0  # the learner and the view have nothing to hand back
 STOP_SECONDS = 20.0
-MODELS = Path("models")
 PYTHON_MODULE = [sys.executable, "-m"]
 
 
@@ -80,18 +80,9 @@ class Launcher:
         self.folder.phase.write_text(text)
 
     def _prepare(self) -> None:
-        """Make the model ready in a process of its own; the recipe then names its directory."""
         self._phase("preparing the model")
-        command = [*PYTHON_MODULE, "deploy.prepare", self.recipe.run.model, "--out", str(MODELS)]
-        if self.recipe.run.trust_remote_code:
-            command.append("--trust-remote-code")
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
-        if done.returncode != 0:
-            raise SystemExit(done.returncode)  # it said why in one line
-        model = Path(done.stdout.strip().splitlines()[-1]).resolve()
-        run = self.recipe.run.model_copy(update={"model": str(model)})
-        self.recipe = self.recipe.model_copy(update={"run": run})
-        _enough_disk(self.folder.path, model, self.recipe)
+        self.recipe = with_model(self.recipe)
+        _enough_disk(self.folder.path, self.recipe)
 
     def _start(self) -> None:
         self._phase("starting Redis")
@@ -133,9 +124,9 @@ class Launcher:
             time.sleep(POLL_SECONDS)
 
 
-def _enough_disk(folder: Path, model: Path, recipe: Recipe) -> None:
+def _enough_disk(folder: Path, recipe: Recipe) -> None:
     """Refuse a run whose versions and checkpoints cannot fit. Bytes are those of fp32 weights and two Adam moments."""
-    weights = sum(path.stat().st_size for path in model.glob("*.safetensors"))
+    weights = sum(path.stat().st_size for path in Path(recipe.run.model).glob("*.safetensors"))
     checkpoints = 3 * (recipe.learner.keep_checkpoints + 1)
     versions = (recipe.policy.keep + 2) / (1 if recipe.policy.dtype == "float32" else 2)
     needed = weights * (checkpoints + versions + 1)

@@ -13,7 +13,6 @@ from pathlib import Path
 from broker.cli import guarded
 from broker.connection import connect, require
 from broker.errors import Refused
-from broker.fingerprint import tokenizer_hash
 from broker.joining import Fingerprint, join, register_task
 from broker.keys import Keys
 from broker.log import setup
@@ -57,9 +56,9 @@ async def serve_run(recipe: ProcessRecipe) -> None:
     name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
     task = make_task(recipe.task, recipe.run.seed)
     tokens = Tokens(Path(recipe.run.model), recipe.task)
-    print_of = Fingerprint.of(recipe, tokenizer_hash(Path(recipe.run.model)))
+    fingerprint = Fingerprint.of(recipe)
     create_groups(client, keys)
-    await asyncio.to_thread(join, client, keys, print_of)
+    await asyncio.to_thread(join, client, keys, fingerprint)
     register_task(client, keys, task.card())
 
     stopping = asyncio.Event()

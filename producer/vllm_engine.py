@@ -214,7 +214,8 @@ class VllmEngine:
             whole = settings.slots * sampling.group_size * self._recipe.max_model_len
             # Blocks of 32, the smallest that CPU attention takes: a group shares whole blocks of its prompt only.
             cache = {"kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30), "block_size": 32}
-            return arguments | cache | {"max_num_batched_tokens": whole}
+            executor = {"distributed_executor_backend": "producer.quiet_executor.QuietExecutor"}
+            return arguments | cache | executor | {"max_num_batched_tokens": whole}
         return arguments | {"gpu_memory_utilization": settings.gpu_memory_fraction}
 
 

@@ -34,6 +34,7 @@ MAY: dict[str, set[str]] = {
 EXTRA: dict[str, set[str]] = {
     "producer/vllm_engine.py": {"vllm", "torch"},
     "producer/worker_extension.py": {"vllm", "torch"},
+    "producer/quiet_executor.py": {"vllm"},
     "producer/transformers_engine.py": {"torch", "safetensors"},
     "deploy/prepare.py": {"torch", "transformers", "tokenizers", "huggingface_hub", "safetensors", "gguf"},
 }
