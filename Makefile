@@ -16,7 +16,7 @@ LOCK := $(or $(and $(filter cpu,$(DEVICE)),requirements/cpu.txt),$(and $(filter 
 PY := .venv/bin/python
 RUNTIME := .venv/.installed
 DEV := .venv/.installed-dev
-CODE := broker producer consumer monitoring deploy tests requirements $(wildcard benchmarks/*.py)
+CODE := broker producer consumer monitoring deploy tests requirements benchmarks
 
 export TORCH_INDEX_URL
 export VLLM_NO_USAGE_STATS := 1
@@ -24,7 +24,7 @@ export TOKENIZERS_PARALLELISM := false
 
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help install lint format type test test-fast demo broker producer consumer monitoring stop lock clean FORCE
+.PHONY: help install lint format type test test-fast demo up stop broker producer consumer monitoring bench lock clean FORCE
 
 help:
 	@echo 'make VERB [RECIPE=recipes/demo.toml] [DEVICE=cpu|cuda] [PYTHON=python3.11] [ARGS="…"]'
@@ -32,6 +32,9 @@ help:
 
 demo: $(RUNTIME) ## run the whole pipeline on this machine: Redis, generators, learner
 	@exec $(PY) -m deploy.launcher recipes/demo.toml $(ARGS)
+
+up: $(RUNTIME) ## the same with RECIPE
+	@exec $(PY) -m deploy.launcher $(RECIPE) $(ARGS)
 
 stop: $(RUNTIME) ## stop the run of RECIPE, in order
 	@exec $(PY) -m deploy.launcher --stop $(RECIPE) $(ARGS)
@@ -64,6 +67,9 @@ format: $(DEV) ## mend style and format
 
 type: $(DEV) ## check types (mypy, strict)
 	@exec $(PY) -m mypy $(CODE)
+
+bench: $(RUNTIME) ## what the figures in README.md come from: the demo with three seeds
+	@exec $(PY) -m benchmarks.demo $(ARGS)
 
 install: $(RUNTIME) ## install only (the other verbs do it by themselves)
 

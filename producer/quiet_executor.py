@@ -13,7 +13,7 @@ from typing import Any
 from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 
 
-class QuietExecutor(MultiprocExecutor):  # type: ignore[misc]
+class QuietExecutor(MultiprocExecutor):
     """Passed to vLLM by name, as its `distributed_executor_backend`."""
 
     def _init_executor(self) -> None:
