@@ -7,14 +7,13 @@ Refuses to know what the files mean, where versions live and who reads them.
 from __future__ import annotations
 
 import errno
-import hashlib
-import os
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
 from broker.errors import Malformed
+from broker.files import flush, sha256
 
 NAME = "manifest.json"
 
@@ -44,7 +43,7 @@ def seal(folder: Path, run: str, version: int) -> Manifest:
         raise ValueError(f"nothing was written into {folder}")
     for path in {*files.values(), *(path.parent for path in files.values())}:
         flush(path)
-    entries = {name: FileEntry(size=path.stat().st_size, sha256=_sha256(path)) for name, path in files.items()}
+    entries = {name: FileEntry(size=path.stat().st_size, sha256=sha256(path)) for name, path in files.items()}
     manifest = Manifest(schema_version=1, run=run, policy_version=version, files=entries)
     (folder / NAME).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
     flush(folder / NAME)
@@ -75,17 +74,8 @@ def verify(folder: Path, manifest: Manifest) -> None:
     for name, entry in manifest.files.items():
         if (size := found[name].stat().st_size) != entry.size:
             raise Malformed(f"{found[name]} has {size} bytes instead of {entry.size}")
-        if _sha256(found[name]) != entry.sha256:
+        if sha256(found[name]) != entry.sha256:
             raise Malformed(f"{found[name]} is not what was written (sha256 differs)")
-
-
-def flush(path: Path) -> None:
-    """Bring a file's content, or a folder's names, to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -101,8 +91,3 @@ def _files(folder: Path) -> dict[str, Path]:
 def _must_be(folder: Path) -> None:
     if not folder.is_dir():
         raise FileNotFoundError(errno.ENOENT, "this policy version is not there, or not any more", str(folder))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

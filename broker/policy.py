@@ -26,9 +26,10 @@ import redis
 import structlog
 
 from broker.errors import Fenced, Malformed, Refused
+from broker.files import flush
 from broker.keys import Keys
 from broker.manifest import NAME as MANIFEST_NAME
-from broker.manifest import Manifest, flush, read, seal, verify
+from broker.manifest import Manifest, read, seal, verify
 
 OWNER = ".run"  # file with the name of the run whose versions these are
 POLL_SECONDS = 1.0  # what a lost wake-up costs a waiting reader

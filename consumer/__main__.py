@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from functools import partial
 from pathlib import Path
@@ -10,9 +9,8 @@ from typing import Any
 
 import torch
 
-from broker.cli import guarded
+from broker.cli import guarded, process_recipe
 from broker.connection import connect, require
-from broker.errors import Refused
 from broker.fingerprint import copy_tokenizer_files
 from broker.joining import Fingerprint, announce, wait_for_task
 from broker.keys import Keys
@@ -20,7 +18,7 @@ from broker.ledger import Ledger
 from broker.log import setup
 from broker.policy import PolicyStore
 from broker.run_folder import RunFolder
-from broker.settings import load, redis_url
+from broker.settings import redis_url
 from broker.streams import RolloutStream, create_groups
 from consumer.dispatch import Dispatch, Flow
 from consumer.evaluation import Evaluator
@@ -89,17 +87,8 @@ def build(recipe: ProcessRecipe, metrics: LearnerMetrics) -> Learner:
 @guarded
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(prog="consumer", description="the learner of a run")
-    parser.add_argument("recipe", type=Path)
-    parser.add_argument("--check", action="store_true", help="validate, print the resolved recipe, start nothing")
-    options, flags = parser.parse_known_args()
     setup("learner")
-    recipe = load(ProcessRecipe, options.recipe, flags)
-    if options.check:
-        print(recipe.model_dump_json(indent=2, exclude_none=True))
-        return
-    if not Path(recipe.run.model).is_dir():
-        raise Refused(f"no model directory {recipe.run.model}", "`python -m deploy.prepare MODEL` makes one ready")
+    recipe = process_recipe(ProcessRecipe, "consumer", "the learner of a run")
     if recipe.learner.threads:
         torch.set_num_threads(recipe.learner.threads)
     metrics = LearnerMetrics()

@@ -7,7 +7,6 @@ unpickled.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from broker.errors import Refused
+from broker.files import flush, sha256
 
 STATE, DOCUMENT = "state.safetensors", "checkpoint.json"
 
@@ -34,7 +34,7 @@ class Checkpoint:
     def state(self) -> dict[str, Tensor]:
         """The tensors, verified against the checksum. Raises `Refused` when the file is not what was written."""
         path = self.folder / STATE
-        if _sha256(path) != self.document["sha256"]:
+        if sha256(path) != self.document["sha256"]:
             raise Refused(f"checkpoint {self.folder} is damaged", "delete that folder to resume from the one before it")
         return load_file(path)
 
@@ -47,15 +47,15 @@ def write(root: Path, step: int, state: dict[str, Tensor], document: Mapping[str
     temporary.mkdir()
     try:
         save_file(state, temporary / STATE)
-        full = {**document, "step": step, "sha256": _sha256(temporary / STATE)}
+        full = {**document, "step": step, "sha256": sha256(temporary / STATE)}
         (temporary / DOCUMENT).write_text(json.dumps(full))
         for name in (STATE, DOCUMENT):
-            _fsync(temporary / name)
-        _fsync(temporary)
+            flush(temporary / name)
+        flush(temporary)
         if final.exists():
             shutil.rmtree(final)
         temporary.rename(final)
-        _fsync(root)
+        flush(root)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -83,16 +83,3 @@ def newest(root: Path) -> Checkpoint | None:
 
 def _folders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.name.startswith("step-"))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import importlib.util
 import json
 import sys
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from broker.cli import guarded
 from broker.errors import Refused
+from broker.files import sha256
 from broker.fingerprint import tokenizer_files
 
 if TYPE_CHECKING:
@@ -159,12 +159,7 @@ def _complete(folder: Path, wanted: dict[str, Any]) -> bool:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    hashes = {}
-    for path in sorted(folder.iterdir()):
-        if path.name != MARKER:
-            with path.open("rb") as file:
-                hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes
+    return {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.name != MARKER}
 
 
 def _convert(package: Packaged, folder: Path, dtype: str) -> None:

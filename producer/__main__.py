@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import signal
@@ -10,14 +9,13 @@ import socket
 import uuid
 from pathlib import Path
 
-from broker.cli import guarded
+from broker.cli import guarded, process_recipe
 from broker.connection import connect, require
-from broker.errors import Refused
 from broker.joining import Fingerprint, join, register_task
 from broker.keys import Keys
 from broker.log import setup
 from broker.policy import PolicyStore
-from broker.settings import load, redis_url
+from broker.settings import redis_url
 from broker.streams import TicketStream, create_groups
 from monitoring.metrics import GeneratorMetrics, serve
 from monitoring.settings import MonitoringSettings
@@ -86,17 +84,8 @@ async def serve_run(recipe: ProcessRecipe) -> None:
 @guarded
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(prog="producer", description="one generator of a run")
-    parser.add_argument("recipe", type=Path)
-    parser.add_argument("--check", action="store_true", help="validate, print the resolved recipe, start nothing")
-    options, flags = parser.parse_known_args()
     setup("generator")
-    recipe = load(ProcessRecipe, options.recipe, flags)
-    if options.check:
-        print(recipe.model_dump_json(indent=2, exclude_none=True))
-        return
-    if not Path(recipe.run.model).is_dir():
-        raise Refused(f"no model directory {recipe.run.model}", "`python -m deploy.prepare MODEL` makes one ready")
+    recipe = process_recipe(ProcessRecipe, "producer", "one generator of a run")
     asyncio.run(serve_run(recipe))
 
 
