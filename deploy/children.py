@@ -21,6 +21,7 @@ REFUSED = 2  # exit status of a process that cannot be right: not restarted
 QUICK_SECONDS = 60.0  # a life shorter than this counts as a failed start
 MAX_QUICK_FAILURES = 5
 LONGEST_BACKOFF = 30.0
+ORPHAN_SECONDS = 1.0  # in which what a killed child had started may leave by itself, and free its shared memory
 
 
 @dataclass
@@ -82,14 +83,19 @@ class Child:
             self.process.send_signal(signal.SIGTERM)
 
     def stop(self, seconds: float) -> None:
-        """Wait for the end, at most `seconds`, then kill what is left of its session."""
+        """Wait for the end, at most `seconds`, then kill it and, a second later, what is left of its session."""
         if not self.process:
             return
         with contextlib.suppress(subprocess.TimeoutExpired):  # the kill below is the answer
             self.process.wait(seconds)
-        with contextlib.suppress(ProcessLookupError):  # nothing of it is left
-            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill()
         self.process.wait()
+        with contextlib.suppress(ProcessLookupError):  # nothing of it is left
+            deadline = time.monotonic() + ORPHAN_SECONDS
+            while time.monotonic() < deadline:
+                os.killpg(self.process.pid, 0)
+                time.sleep(0.05)
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def last_words(self) -> str:
         """The line with which it refused or crashed, from its log."""

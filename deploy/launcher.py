@@ -27,6 +27,7 @@ from deploy.recipe import Recipe, read
 
 POLL_SECONDS = 0.2
 GENERATOR_STOP_SECONDS = 6.0
+GENERATOR_DRAIN_SECONDS = 2.0  # of these; who stops a run here does not wait for long answers
 OTHER_STOP_SECONDS = 1.0  # the learner and the view have nothing to hand back
 STOP_SECONDS = 20.0
 PYTHON_MODULE = [sys.executable, "-m"]
@@ -103,7 +104,9 @@ class Launcher:
 
     def _generator(self, number: int) -> Child:
         port = self.recipe.monitoring.generator_port
+        drain = min(self.recipe.generator.drain_seconds, GENERATOR_DRAIN_SECONDS)
         flags = ["--monitoring.generator_port", str(port + number if port else 0)]
+        flags += ["--generator.drain_seconds", str(drain)]
         command = [*PYTHON_MODULE, "producer", str(self.folder.recipe), *flags]
         return Child(f"generator {number}", command, self.folder.log(f"generator-{number}"))
 
