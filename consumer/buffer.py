@@ -64,6 +64,9 @@ class StalenessBuffer:
     def __len__(self) -> int:
         return len(self.held)
 
+    def __contains__(self, ticket_id: object) -> bool:
+        return ticket_id in self.held
+
     def add(self, arrival: Arrival) -> bool:
         """Keep a readable train group; False if its ticket is here already (a copy)."""
         if arrival.group is None or arrival.ticket_id in self.held:

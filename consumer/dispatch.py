@@ -134,20 +134,24 @@ class Dispatch:
             self._issued(tickets)
 
     def refuse(self, arrival: Arrival, reason: str) -> None:
-        """A message that cannot be used: dead letter; its ticket, if it is ours and open, is settled as failed."""
+        """The answer to a ticket cannot be read: dead letter; the ticket, if it is open, is settled as failed."""
         with self.lock:
-            expected = self.expects(arrival.ticket_id)
-            tickets = self._tickets(self._credit(freed=[arrival.ticket_id])) if expected else []
+            if not self.expects(arrival.ticket_id):
+                self.discard(arrival, reason)
+                return
+            tickets = self._tickets(self._credit(freed=[arrival.ticket_id]))
             with self.ledger.transaction() as pipe:
                 self.ledger.dead_letter(pipe, arrival.ticket_id, reason, arrival.payload)
-                if expected:
-                    self.ledger.settle(pipe, [(arrival.entry_id, arrival.ticket_id)], "failed")
-                    self.ledger.issue(pipe, tickets)
-                else:
-                    self.ledger.discard(pipe, arrival.entry_id)
-            if expected:
-                del self.in_play[arrival.ticket_id]
-                self._issued(tickets)
+                self.ledger.settle(pipe, [(arrival.entry_id, arrival.ticket_id)], "failed")
+                self.ledger.issue(pipe, tickets)
+            del self.in_play[arrival.ticket_id]
+            self._issued(tickets)
+
+    def discard(self, arrival: Arrival, reason: str) -> None:
+        """A message that belongs to no open ticket, or repeats one that is here already: dead letter, nothing else."""
+        with self.lock, self.ledger.transaction() as pipe:
+            self.ledger.dead_letter(pipe, arrival.ticket_id, reason, arrival.payload)
+            self.ledger.discard(pipe, arrival.entry_id)
 
     def commit(self, step: int, version: int, batch: Sequence[str], *, publish: bool) -> None:
         """One MULTI: the journal entry and, when publishing (weights are uploaded), pointer, freed credit, tickets."""

@@ -84,6 +84,10 @@ class StepTally:
         self._write({"time": self._clock(), "eval": record})
         self._metrics.observe_evaluation(record)
 
+    def ended(self, outcome: str) -> None:
+        """Write the last line: why the run is over, `finished`, `solved` or `no signal`."""
+        self._write({"time": self._clock(), "outcome": outcome})
+
     def _write(self, record: dict[str, Any]) -> None:
         with self._path.open("a") as file:
             file.write(json.dumps(record) + "\n")

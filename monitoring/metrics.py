@@ -22,7 +22,7 @@ from broker.schema import RolloutGroup
 
 LENGTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
-WAITING = ("none", "batch", "ticket", "no live generator", "publish", "task card", "evaluation", "slot", "version")
+WAITING = ("none", "batch", "ticket", "no live generator", "publish", "task card", "replay", "evaluation")
 
 
 class _Role:

@@ -89,6 +89,7 @@ class Generator:
                 return
             free = self.engine.slots - len(self.serving)
             suspects = sum(claim.suspect for claim, _ in self.serving.values())
+            self.metrics.waiting("none" if self.serving else "ticket")
             with self._phase("wait_ticket"):
                 claims = await asyncio.to_thread(
                     self.tickets.claim, free, suspects=suspects, block_seconds=BLOCK_SECONDS
@@ -97,6 +98,8 @@ class Generator:
                 for claim in claims:
                     await asyncio.to_thread(self.tickets.give_back, claim)
                 return
+            if claims:
+                self.metrics.waiting("none")
             for claim in claims:
                 self.metrics.tickets.labels(event="claimed").inc()
                 self.serving[claim.entry_id] = (claim, asyncio.create_task(self._serve(claim)))

@@ -194,7 +194,7 @@ class World:
         """Claim what has arrived and take a batch if one may be taken; True if training has begun."""
         for arrival in self.rollouts.claim(64, 0):
             if not self.dispatch.expects(arrival.ticket_id) or not self.buffer.add(arrival):
-                self.dispatch.refuse(arrival, "copy")
+                self.dispatch.discard(arrival, "copy")
         if self.training is not None or self.step == self.shape.steps:
             return False
         if self.shape.order == "strict":
