@@ -306,6 +306,19 @@ def test_an_answer_ends_with_its_end_token_or_is_marked_as_cut(
 
 
 @pytest.mark.engine
+def test_long_prompts_in_every_slot_at_once(run: Run[Any], make_engine: Callable[..., VllmEngine]) -> None:
+    """Left to itself vLLM computes some in parts, and on a CPU it dies of a seeded request whose prompt it parts."""
+    engine = make_engine(max_tokens=2)
+    prompts = [np.roll(np.tile(LONG_PROMPT, 3), shift) for shift in range(engine.slots)]
+
+    async def story() -> list[list[Completion]]:
+        return await asyncio.gather(*(engine.sample(p, seed, f"full{seed}") for seed, p in enumerate(prompts)))
+
+    for prompt, group in zip(prompts, run(story()), strict=True):
+        assert max(worst_errors(group, prompt).values()) < TOLERANCE
+
+
+@pytest.mark.engine
 def test_neighbouring_seeds_share_no_answers(run: Run[Any], make_engine: Callable[..., VllmEngine]) -> None:
     engine = make_engine(max_tokens=30)
     answers = [c.tokens.tobytes() for seed in (5, 6, 7) for c in run(engine.sample(PROMPT, seed, f"{seed}"))]

@@ -1,0 +1,176 @@
+"""A run seen from outside: its folder and its endpoints put together into what a view can draw.
+
+Invariant: looking changes nothing and waits for nobody. A run goes on while a launcher holds its folder or, started by
+hand, while its learner answers. Refuses to know screens.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from broker.errors import Refused
+from broker.run_folder import RunFolder
+from monitoring.endpoints import Answer, Endpoint, Endpoints
+from monitoring.progress import RECENT, Progress, Record, StepRecord
+from monitoring.recipe import ViewRecipe, resolved
+
+GENERATOR_COUNTERS = TOKENS, GROUPS = "generator_tokens_total", "generator_groups_total"
+SILENT_SECONDS = 15.0  # a process that has said nothing for this long may be gone; shorter, it may just be busy
+
+
+@dataclass(frozen=True)
+class Sight:
+    """One look at a run. Times are seconds since the epoch."""
+
+    recipe: ViewRecipe
+    progress: Progress
+    new: Sequence[Record]
+    now: float
+    began: float | None
+    status: str
+    status_since: float | None  # None while steps speak for themselves
+    learner: Answer | None
+    generators: Sequence[Answer | None]
+    tokens_per_second: float | None  # published by all generators
+    groups_per_second: float | None
+    going: bool
+
+    @property
+    def step(self) -> StepRecord | None:
+        """The last one."""
+        return self.progress.steps[-1] if self.progress.steps else None
+
+    @property
+    def elapsed(self) -> float | None:
+        """Seconds since the run began, up to now or to its last record."""
+        until = self.now if self.going else self.progress.last_time
+        return None if self.began is None or until is None else max(0.0, until - self.began)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until the last step at the pace of the recent ones; None before there is a pace, and at the end."""
+        recent = self.progress.steps[1:][-RECENT:]  # the first step's time includes the start of the engines
+        if self.status != "training" or not recent:
+            return None
+        pace = statistics.median(r.seconds for r in recent)  # a restart in between is no pace
+        taken = min(pace, self.now - recent[-1].time)
+        return max(0.0, pace * (recent[-1].steps - recent[-1].step) - taken)
+
+
+def began(folder: RunFolder, progress: Progress) -> float | None:
+    """When the run began: the oldest trace of it, of the launcher (files made once, or at its start) or of a record."""
+    traces = [_changed(path) for path in (folder.pid, folder.phase, folder.recipe, folder.log("").parent)]
+    records = [r.time - r.seconds for r in progress.steps[:1]] + [r.time for r in progress.evaluations[:1]]
+    return min([*records, *(t for t in traces if t is not None)], default=None)
+
+
+class Watch:
+    """Looks at one run whenever it is asked to."""
+
+    def __init__(self, folder: RunFolder, recipe: ViewRecipe, clock: Callable[[], float] = time.time) -> None:
+        self.folder, self.recipe, self._clock = folder, recipe, clock
+        self.progress = Progress(folder.steps)
+        self._recipe_changed: float | None = None
+        self._observe()
+
+    def _observe(self) -> None:
+        settings = self.recipe.monitoring
+        self._learner = Endpoint(settings.host, settings.learner_port)
+        port = settings.generator_port
+        self._generators = [
+            Endpoint(settings.host, port + i if port else 0, GENERATOR_COUNTERS)
+            for i in range(self.recipe.generator.count)
+        ]
+        self._endpoints = Endpoints([self._learner, *self._generators]).start()
+
+    @property
+    def undecided(self) -> bool:
+        """Without a launcher only the learner's answer tells whether the run goes on, and nobody has been asked yet."""
+        by_hand = not self.folder.finished and self.folder.launcher() is None
+        return by_hand and self._learner.port != 0 and self._endpoints.rounds == 0
+
+    def look(self) -> Sight:
+        """Everything that is known now."""
+        self._follow_recipe()
+        new, now, launched = self.progress.read(), self._clock(), self.folder.launcher() is not None
+        going = not self.folder.finished and (launched or self._answers(now))
+        status, since = self._status(launched) if going else (self._ended(), None)
+        return Sight(
+            recipe=self.recipe,
+            progress=self.progress,
+            new=new,
+            now=now,
+            began=began(self.folder, self.progress),
+            status=status,
+            status_since=since,
+            learner=self._learner.answer if going else None,
+            generators=[g.answer if going else None for g in self._generators],
+            tokens_per_second=self._rate(TOKENS, now),
+            groups_per_second=self._rate(GROUPS, now),
+            going=going,
+        )
+
+    def close(self) -> None:
+        """Ask nobody any more."""
+        self._endpoints.stop()
+
+    def _follow_recipe(self) -> None:
+        """The launcher writes the recipe as resolved once it begins, and again when it goes on."""
+        changed = _changed(self.folder.recipe)
+        if changed is None or changed == self._recipe_changed:
+            return
+        try:
+            recipe = resolved(self.folder)
+        except Refused:
+            return  # caught while it was being written: the next look sees it whole
+        self._recipe_changed = changed
+        if recipe != self.recipe:
+            self._endpoints.stop()
+            self.recipe = recipe
+            self._observe()
+
+    def _answers(self, now: float) -> bool:
+        """Whether the learner on our port lives and is that of our folder: it names the time of its last step, which
+        is the very number that it wrote down."""
+        answer = self._learner.answer
+        if answer is None or now - answer.at > SILENT_SECONDS:
+            return False
+        stamp = answer.figure("learner_last_step_timestamp_seconds")
+        return stamp == 0.0 or any(abs(stamp - r.time) < 1e-3 for r in self.progress.steps[-RECENT:])
+
+    def _status(self, launched: bool) -> tuple[str, float | None]:
+        """The launcher's phase and since when, until a step has been taken under it."""
+        step = self.progress.steps[-1] if self.progress.steps else None
+        phase_since = _changed(self.folder.phase) if launched else None
+        if phase_since is not None and not (step and step.time > phase_since):
+            return _text(self.folder.phase) or "starting", phase_since
+        if self.progress.outcome or (step and step.step >= step.steps):
+            return "finishing", None
+        return ("training" if step else "starting"), None
+
+    def _ended(self) -> str:
+        return (self.progress.outcome or "finished") if self.folder.finished else "not running"
+
+    def _rate(self, counter: str, now: float) -> float | None:
+        heard = [g for g in self._generators if g.answer and now - g.answer.at < SILENT_SECONDS]
+        rates = [g.rates[counter].per_second for g in heard]
+        known = [rate for rate in rates if rate is not None]
+        return sum(known) if known else None
+
+
+def _changed(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        return ""

@@ -1,0 +1,116 @@
+"""The generator's sections: what they promise when nothing is said, and the combinations that cannot be right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from broker.errors import Refused
+from broker.settings import load
+from producer.settings import GeneratorRecipe
+
+RECIPE = """
+[run]
+name = "first"
+model = "m"
+steps = 1
+
+[task]
+name = "addition"
+
+[sampling]
+max_tokens = 16
+"""
+
+
+def read(tmp_path: Path, *flags: str) -> GeneratorRecipe:
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE)
+    return load(GeneratorRecipe, path, list(flags), {})
+
+
+def refused(tmp_path: Path, *flags: str) -> str:
+    with pytest.raises(Refused) as caught:
+        read(tmp_path, *flags)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_engine_is_vllm_unless_said_otherwise(tmp_path: Path) -> None:
+    recipe = read(tmp_path)
+    assert recipe.generator.engine == "vllm"
+    assert recipe.generator.count == 1
+    assert not recipe.generator.conservative_spans, "spans are exact unless somebody asks for less"
+    assert recipe.task.path is None
+
+
+def test_the_longest_sequence_is_prompt_and_completion_together(tmp_path: Path) -> None:
+    assert read(tmp_path).max_model_len == 512 + 16
+    assert read(tmp_path, "--sampling.max_prompt_tokens", "100").max_model_len == 116
+    assert read(tmp_path, "--generator.max_model_len", "64").max_model_len == 64
+
+
+def test_a_sequence_that_has_no_room_for_a_prompt_is_refused(tmp_path: Path) -> None:
+    assert read(tmp_path, "--generator.max_model_len", "17").max_model_len == 17
+    line = refused(tmp_path, "--generator.max_model_len", "16")
+    assert "generator.max_model_len is shorter than sampling.max_tokens" in line
+
+
+def test_a_deterministic_run_needs_a_sampler_that_is_one(tmp_path: Path) -> None:
+    line = refused(tmp_path, "--run.deterministic", "true")
+    assert "run.deterministic needs generator.engine = 'transformers'" in line
+    assert read(tmp_path, "--run.deterministic", "true", "--generator.engine", "transformers").run.deterministic
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("generator.engine", "sglang"),
+        ("generator.count", "0"),
+        ("generator.slots", "0"),
+        ("generator.dtype", "float16"),
+        ("generator.device", "tpu"),
+        ("generator.tensor_parallel", "0"),
+        ("generator.max_model_len", "7"),
+        ("generator.gpu_memory_fraction", "0"),
+        ("generator.gpu_memory_fraction", "1.1"),
+        ("generator.kv_cache_gib", "0"),
+        ("generator.kv_cache_gib", "nan"),
+        ("generator.threads", "-1"),
+        ("generator.drain_seconds", "-1"),
+        ("generator.verifier_workers", "0"),
+        ("generator.verifier_seconds", "0"),
+        ("task.name", "chess"),
+        ("task.digits", "0"),
+        ("task.digits", "10"),
+        ("task.held_out", "0"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_its_key(tmp_path: Path, flag: str, value: str) -> None:
+    assert f"recipe.toml: {flag}: " in refused(tmp_path, f"--{flag}", value)
+
+
+def test_a_key_that_nobody_knows_is_refused_by_name(tmp_path: Path) -> None:
+    assert "unknown key generator.slot" in refused(tmp_path, "--generator.slot", "4")
+
+
+def test_a_task_must_be_named(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE.replace("[task]", "").replace('name = "addition"', ""))
+    with pytest.raises(Refused, match=r"recipe\.toml: task: Field required"):
+        load(GeneratorRecipe, path, [], {})
+
+
+def test_settings_cannot_be_changed(tmp_path: Path) -> None:
+    recipe: Any = read(tmp_path)
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe.generator.slots = 1
+
+
+@pytest.mark.parametrize("recipe", sorted(Path(__file__).parents[2].glob("recipes/*.toml")), ids=lambda path: path.stem)
+def test_a_generator_can_read_every_recipe_of_ours(recipe: Path) -> None:
+    read = load(GeneratorRecipe, recipe, [], {})
+    assert read.max_model_len > read.sampling.max_tokens
