@@ -20,7 +20,7 @@ from monitoring.report import summarise
 COLUMNS = (
     "seed",
     "minutes",
-    "reward, first step",
+    "reward, first 5 steps",
     "reward, last 5 steps",
     "pass@1, start",
     "pass@1, end",
@@ -54,7 +54,7 @@ def row(seed: int, minutes: float, found: dict[str, Any]) -> str:
     cells = [
         str(seed),
         f"{minutes:.1f}",
-        f"{found['reward_first']:.3f}",
+        f"{found['reward_first5']:.3f}",
         f"**{found['reward_last5']:.3f}**",
         f"{found['pass_at_1_start']:.3f}",
         f"**{found['pass_at_1_end']:.3f}**",

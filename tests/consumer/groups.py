@@ -38,8 +38,8 @@ def rollout(
 
 
 def group(ticket_id: str = "t0", rewards: Sequence[float] = (0.0, 1.0), version: int = 0) -> RolloutGroup:
-    """The smallest group with these rewards, one token an answer, sampled by `version`."""
-    rollouts = tuple(rollout((1,), reward, spans=[(version, 0, 1)]) for reward in rewards)
+    """The smallest group with these rewards, one token an answer, each another, sampled by `version`."""
+    rollouts = tuple(rollout((1 + n,), reward, spans=[(version, 0, 1)]) for n, reward in enumerate(rewards))
     return RolloutGroup(ticket_id, "train", 0, np.array([1, 2], np.int32), rollouts)
 
 

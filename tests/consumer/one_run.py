@@ -27,16 +27,22 @@ from consumer.record import StepTally
 from consumer.trainer import Trainer
 from monitoring.metrics import LearnerMetrics
 from tests.consumer.desk import Desk
-from tests.consumer.groups import group, llama, policy_model, recipe
+from tests.consumer.groups import group, llama, policy_model, recipe, rollout
 
 SECONDS = 20.0
 Answer = Callable[[Ticket], RolloutGroup | None]
 
 
 def mixed(ticket: Ticket) -> RolloutGroup:
-    """One right, one wrong; every third train group is degenerate."""
-    degenerate = ticket.kind == "train" and int(ticket.ticket_id[1:]) % 3 == 2
-    return group(ticket.ticket_id, (1.0, 1.0) if degenerate else (0.0, 1.0), ticket.min_policy_version)
+    """A right and a wrong answer, others for every ticket; every third train group is degenerate."""
+    number = int(ticket.ticket_id.rpartition("-")[2].lstrip("t"))
+    degenerate = ticket.kind == "train" and number % 3 == 2
+    made = group(ticket.ticket_id, (1.0, 1.0) if degenerate else (0.0, 1.0), ticket.min_policy_version)
+    lengths = (1 + number % 4, 1 + number % 3)
+    spans = [[(ticket.min_policy_version, 0, length)] for length in lengths]
+    answers = [[1 + (7 * number + 3 * n + length) % 39 for n in range(length)] for length in lengths]
+    rollouts = [rollout(a, r.reward, spans=s) for a, r, s in zip(answers, made.rollouts, spans, strict=True)]
+    return replace(made, rollouts=tuple(rollouts))
 
 
 @dataclass

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import redis
+import torch
 
 from broker.errors import Refused
 from broker.keys import Keys
@@ -27,6 +28,12 @@ HANGS = 8.0
 @pytest.fixture
 def run(redis: redis.Redis, blocking: redis.Redis, keys: Keys, tmp_path: Path) -> Run:
     return Run(redis, blocking, keys, tmp_path)
+
+
+@pytest.fixture
+def steady(redis: redis.Redis, blocking: redis.Redis, tmp_path: Path) -> Run:
+    """Another run beside it, to which nothing happens."""
+    return Run(redis, blocking, Keys("steady"), tmp_path / "steady")
 
 
 # -- beginning and end -----------------------------------------------------------------------------------------------
@@ -93,21 +100,22 @@ def test_what_the_learner_waits_for_has_a_name(run: Run) -> None:
 def test_in_a_deterministic_run_every_version_that_a_ticket_asks_for_is_kept(run: Run, kind: str) -> None:
     """A generator that comes to it late must still find it, or it would wait for ever."""
     run.run_settings, run.evaluate = {"deterministic": True, "steps": 6}, 1
-    asked, gone = list[Ticket](), list[Ticket]()
+    learner, kept, gone = run.learner(), list[Ticket](), list[Ticket]()
 
     def late(ticket: Ticket) -> RolloutGroup | None:
-        gone.extend(
-            t for t in [*asked, ticket] if t.kind == kind and not run.desk.policy.path(t.min_policy_version).exists()
-        )
+        """Train tickets as late as can be; the first evaluation after everything else."""
+        if ticket.kind == "train":
+            wait_until(lambda: learner.metrics.health()["waiting"]["detail"] == ticket.ticket_id, "it is waited for")
+        asking = [t for t in [*kept, ticket] if t.kind == kind]
+        gone.extend(t for t in asking if not run.desk.policy.path(t.min_policy_version).exists())
         if ticket.kind == "eval" and ticket.min_policy_version == 0:
-            asked.append(ticket)
+            kept.append(ticket)
             return None
         if ticket.min_policy_version == 6:
-            for kept in asked:
-                run.desk.publish(replace(mixed(kept), kind="eval"))
+            run.desk.publish(replace(mixed(kept.pop()), kind="eval"))
         return mixed(ticket)
 
-    assert run.finish(run.learner(), late) == "finished"
+    assert run.finish(learner, late) == "finished"
     assert 1 not in run.desk.policy.versions(), "versions that nobody asks for are pruned"
     assert gone == []
 
@@ -115,19 +123,29 @@ def test_in_a_deterministic_run_every_version_that_a_ticket_asks_for_is_kept(run
 # -- taking up again -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("checkpoint_every", [2, 100], ids=["from a checkpoint", "from the beginning"])
 @pytest.mark.parametrize("every", [1, 2])
-def test_a_crashed_learner_is_followed_by_one_that_repeats_its_steps_and_goes_on(run: Run, every: int) -> None:
-    run.learner_settings, run.run_settings = {"publish_every": every, "checkpoint_every": 100}, {"steps": 6}
-    first = run.learner(crash_at=3)
+def test_a_crashed_learner_is_followed_by_one_that_ends_up_with_the_very_same_weights(
+    run: Run, steady: Run, every: int, checkpoint_every: int
+) -> None:
+    for each in (run, steady):
+        each.learner_settings = {"publish_every": every, "checkpoint_every": checkpoint_every, "learning_rate": 0.01}
+        each.run_settings = {"steps": 6}
+    first, undisturbed = run.learner(crash_at=3), steady.learner()
     with pytest.raises(InterruptedError):
         run.finish(first)
     assert first.dispatch.ledger.balance().balanced
     second = run.learner()
-    assert run.finish(second) == "finished"
+    assert run.finish(second) == steady.finish(undisturbed) == "finished"
+    expected, found = undisturbed.trainer.state_dict(), second.trainer.state_dict()
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+    assert any(
+        not torch.equal(tensor, expected[f"model.{name}"]) for name, tensor in run.learner().trainer.snapshot().items()
+    )
     balance = second.dispatch.ledger.balance()
+    assert balance.verdicts == undisturbed.dispatch.ledger.balance().verdicts
     assert balance.balanced
     assert not balance.unsettled
-    assert balance.verdicts["trained"] == 6 * 2
     assert sorted({line["step"] for line in run.lines("step")}) == [1, 2, 3, 4, 5, 6]
 
 

@@ -123,6 +123,12 @@ def test_an_evaluation_is_a_line_of_its_own(desk: Desk) -> None:
     assert desk.metric("headrace_learner_eval_pass_at_1") == 0.75, "nothing was measured"
 
 
+def test_the_last_line_says_why_the_run_is_over(desk: Desk) -> None:
+    desk.step()
+    desk.tally.ended("solved")
+    assert desk.lines()[-1] == {"time": 100.0, "outcome": "solved"}
+
+
 def test_the_same_figures_are_metrics(desk: Desk) -> None:
     desk.tally.consumed(answers(1.0, 0.0), "trained")
     desk.tally.consumed(answers(1.0, 1.0), "degenerate")
