@@ -62,7 +62,7 @@ def spark(values: Sequence[float], cells: int) -> str:
 
 def _grid(rows: Sequence[tuple[str, RenderableType]]) -> Table:
     table = Table.grid(padding=0)
-    table.add_column(width=LABEL)
+    table.add_column(width=LABEL, min_width=LABEL)
     table.add_column(overflow="ellipsis", no_wrap=True)
     for label, content in rows:
         table.add_row(f" {label}", content)

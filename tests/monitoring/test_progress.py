@@ -84,6 +84,20 @@ def test_a_repeated_evaluation_counts_once(tmp_path: Path) -> None:
     assert (start.pass_at_1, latest.label, progress.evaluation("end")) == (0.3, "periodic", None)
 
 
+def test_why_a_run_is_over_holds_until_it_goes_on(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    progress = Progress(run.folder.steps)
+    assert (progress.outcome, progress.last_time) == (None, None)
+    run.plain_step(1)
+    run.now += 7
+    run.end("solved")
+    progress.read()
+    assert (progress.outcome, progress.last_time, progress.unreadable) == ("solved", run.now, 0)
+    run.plain_step(2)
+    progress.read()
+    assert progress.outcome is None
+
+
 @pytest.mark.parametrize(
     "line", [b"\x00\xff\x93", b"{}", b"[1]", b'{"time": 1, "step": "many"}', b'{"time": 1, "eval"']
 )
