@@ -58,7 +58,7 @@ def row(seed: int, minutes: float, found: dict[str, Any]) -> str:
         f"**{found['reward_last5']:.3f}**",
         f"{found['pass_at_1_start']:.3f}",
         f"**{found['pass_at_1_end']:.3f}**",
-        str(found["pass_at_1_samples"]),
+        str(found["pass_at_1_end_samples"]),
         f"{found['staleness_mean']:.2f}",
         str(found["staleness_max"]),
     ]
