@@ -137,6 +137,10 @@ class Ledger:
         """One counter; 0 if it was never set."""
         return int(self.books().get(name, 0))
 
+    def verdicts(self) -> dict[Verdict, int]:
+        """How many tickets have met which verdict."""
+        return _verdicts(self.books())
+
     def unsettled(self) -> dict[str, int]:
         """ticket_id → min_policy_version of every ticket without a final verdict, in order of issue."""
         raw: Any = self._client.hgetall(self._unsettled)
@@ -158,12 +162,16 @@ class Ledger:
             pipe.xrange(self._keys.tickets(self.kind))
             pipe.xrange(self._keys.rollouts(self.kind))
             books, unsettled, tickets, rollouts = pipe.execute()
-        verdicts = {v: int(books.get(v.encode(), 0)) for v in VERDICTS if v.encode() in books}
         located = frozenset(fields[b"ticket_id"].decode() for _, fields in [*tickets, *rollouts])
-        return Balance(int(books.get(b"issued", 0)), verdicts, frozenset(k.decode() for k in unsettled), located)
+        named = {name.decode(): count.decode() for name, count in books.items()}
+        return Balance(int(named.get("issued", 0)), _verdicts(named), frozenset(k.decode() for k in unsettled), located)
 
     def waiting_tickets(self) -> int:
         """Tickets that no generator has claimed yet."""
         groups: Any = self._client.xinfo_groups(self._keys.tickets(self.kind))
         pending = next((g["pending"] for g in groups if g["name"] == GENERATORS.encode()), 0)
         return int(self._client.xlen(self._keys.tickets(self.kind))) - int(pending)
+
+
+def _verdicts(books: dict[str, str]) -> dict[Verdict, int]:
+    return {verdict: int(books[verdict]) for verdict in VERDICTS if verdict in books}

@@ -12,7 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+import tenacity
+
 from broker.settings import RunSettings
+
+# Somebody who only asks who the launcher is holds the lock for a moment, too.
+_patiently = tenacity.Retrying(
+    retry=tenacity.retry_if_exception_type(BlockingIOError),
+    wait=tenacity.wait_fixed(0.05),
+    stop=tenacity.stop_after_attempt(5),
+    reraise=True,
+)
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         file = self.pid.open("a+")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _patiently(fcntl.flock, file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
             return None

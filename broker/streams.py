@@ -12,44 +12,13 @@ from typing import Any
 
 import redis
 
+from broker import scripts
 from broker.errors import Malformed
 from broker.keys import GENERATORS, LEARNER, Keys
 from broker.schema import Kind, RolloutGroup, Ticket, decode_group, decode_ticket, encode_group, tombstone
 
 KINDS: tuple[Kind, ...] = ("eval", "train")  # evaluation first: it is small and somebody looks at it
 RETURNED = "returned"  # consumer name under which tickets that were handed back wait for anyone
-
-# First publisher wins: the group is added only if this call is the one that acknowledges the ticket. Also fences a
-# client library's silent re-send of the same command.
-_PUBLISH = """
-if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 0 then
-  redis.call('INCR', KEYS[3])
-  return false
-end
-redis.call('XDEL', KEYS[1], ARGV[2])
-return redis.call('XADD', KEYS[2], '*', 'ticket_id', ARGV[3], 'payload', ARGV[4])
-"""
-
-# Renew what is still ours: XCLAIM alone would steal back a ticket that another generator has reclaimed meanwhile.
-_RENEW = """
-local held = {}
-for i = 3, #ARGV do
-  local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1)
-  if pending[1] and pending[1][2] == ARGV[2] then
-    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'JUSTID')
-    held[#held + 1] = ARGV[i]
-  end
-end
-return held
-"""
-
-# Hand back: as idle as a lapsed ticket, with this delivery not counted against it.
-_GIVE_BACK = """
-local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
-if not pending[1] or pending[1][2] ~= ARGV[2] then return 0 end
-redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[4], 0, ARGV[3], 'IDLE', ARGV[5], 'RETRYCOUNT', pending[1][4] - 1, 'JUSTID')
-return 1
-"""
 
 
 @dataclass(frozen=True)
@@ -105,9 +74,9 @@ class TicketStream:
         self.consumer = consumer
         self.lease_seconds = lease_seconds
         self._max_deliveries = max_deliveries
-        self._publish = client.register_script(_PUBLISH)
-        self._renew = client.register_script(_RENEW)
-        self._give_back = client.register_script(_GIVE_BACK)
+        self._publish = client.register_script(scripts.PUBLISH)
+        self._renew = client.register_script(scripts.RENEW)
+        self._give_back = client.register_script(scripts.GIVE_BACK)
 
     def claim(self, free: int, *, suspects: int = 0, block_seconds: float | None = None) -> list[Claim]:
         """At most `free` tickets: lapsed ones first, then evaluation, then training; blocks at most half a lease.
@@ -156,7 +125,8 @@ class TicketStream:
         streams: dict[Any, Any] = {self._keys.tickets(kind): ">" for kind in kinds}
         milliseconds = None if block is None else max(1, int(block * 1000))
         reply: Any = client.xreadgroup(GENERATORS, self.consumer, streams, count=count, block=milliseconds)
-        return [c for _, entries in _streams(reply) for c in self._decode(entries, 1)]
+        kinds_of = {self._keys.tickets(kind).encode(): kind for kind in kinds}
+        return [c for stream, entries in _streams(reply) for c in self._decode(kinds_of[stream], entries, 1)]
 
     def _reclaim(self, free: int, suspects: int) -> list[Claim]:
         """Lapsed tickets, oldest first, until one is suspect."""
@@ -183,7 +153,7 @@ class TicketStream:
         pending: Any = self._client.xpending_range(stream, GENERATORS, entries[0][0], entries[0][0], 1)
         deliveries = pending[0]["times_delivered"] if pending else 1
         kept = []
-        for claim in self._decode(entries, deliveries):
+        for claim in self._decode(kind, entries, deliveries):
             if deliveries > self._max_deliveries:
                 self.publish(
                     claim, tombstone(claim.ticket, f"delivered {deliveries - 1} times, never answered", self.consumer)
@@ -192,23 +162,21 @@ class TicketStream:
                 kept.append(claim)
         return kept
 
-    def _decode(self, entries: Any, deliveries: int) -> list[Claim]:
+    def _decode(self, kind: Kind, entries: Any, deliveries: int) -> list[Claim]:
         claims = []
         for entry_id, fields in entries:
+            named = fields.get(b"ticket_id", b"").decode("utf-8", "replace")
             try:
-                claims.append(Claim(entry_id, decode_ticket(fields.get(b"payload", b"")), deliveries))
+                ticket = decode_ticket(fields.get(b"payload", b""))
+                if (ticket.ticket_id, ticket.kind) != (named, kind):
+                    raise Malformed("the payload names another ticket than its entry")
+                claims.append(Claim(entry_id, ticket, deliveries))
             except Malformed as error:
-                self._refuse(entry_id, fields, str(error))
+                # Answered with a tombstone, on its own stream and under the id outside its payload: so it settles.
+                unreadable = Ticket(named[:64] or "?", 0, 0, 0, kind)
+                reason = tombstone(unreadable, f"malformed ticket: {error}", self.consumer)
+                self.publish(Claim(entry_id, unreadable, deliveries), reason)
         return claims
-
-    def _refuse(self, entry_id: bytes, fields: dict[bytes, bytes], reason: str) -> None:
-        """An unreadable ticket is answered with a tombstone under the id it carries outside its payload."""
-        ticket_id = fields.get(b"ticket_id", b"").decode("ascii", "replace")
-        kind: Kind = "eval" if ticket_id.startswith("e") else "train"
-        self.publish(
-            Claim(entry_id, Ticket(ticket_id or "?", 0, 0, 0, kind), 1),
-            tombstone(Ticket(ticket_id or "?", 0, 0, 0, kind), f"malformed ticket: {reason}"),
-        )
 
 
 class RolloutStream:

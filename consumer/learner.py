@@ -93,7 +93,7 @@ class Learner:
             self.evaluator.start(self.dispatch.version, "end")
             self._checkpoint()
             self._drain_evaluations()
-            self.tally.ended(outcome)
+            self.tally.ended(outcome, self.dispatch.ledger.verdicts())
         finally:
             self.publisher.close()
         return outcome

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +84,13 @@ class StepTally:
         self._write({"time": self._clock(), "eval": record})
         self._metrics.observe_evaluation(record)
 
-    def ended(self, outcome: str) -> None:
-        """Write the last line: why the run is over, `finished`, `solved` or `no signal`."""
-        self._write({"time": self._clock(), "outcome": outcome})
+    def ended(self, outcome: str, groups: Mapping[Verdict, int]) -> None:
+        """Write the last line: why the run is over (`finished`, `solved`, `no signal`), and the ledger's verdicts.
+
+        The steps' own counts can fall short of these: of what was settled when a learner was killed, or after the last
+        step, no step tells.
+        """
+        self._write({"time": self._clock(), "outcome": outcome, "groups": dict(groups)})
 
     def _write(self, record: dict[str, Any]) -> None:
         with self._path.open("a") as file:

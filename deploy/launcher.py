@@ -56,14 +56,19 @@ class Launcher:
             self._prepare()
             self._start()
             self._watch()
+            self.stop("finished")
         finally:
             self.stop()
         print(f"\n{self.folder.path} took {(time.monotonic() - started) / 60:.1f} minutes\n", flush=True)
-        subprocess.run([*PYTHON_MODULE, "monitoring.report", str(self.folder.path)], check=True)
+        done = subprocess.run([*PYTHON_MODULE, "monitoring.report", str(self.folder.path)])
+        if done.returncode != 0:
+            raise SystemExit(done.returncode)  # it said why in one line
 
-    def stop(self) -> None:
+    def stop(self, phase: str = "stopping") -> None:
         """Generators first (they hand back their tickets), then the learner, the view, and Redis last. Idempotent."""
-        self._phase("stopping")
+        if not any((self.server, self.learner, self.view)):
+            return
+        self._phase(phase)
         for child in self.generators:
             child.ask_to_stop()
         deadline = time.monotonic() + GENERATOR_STOP_SECONDS
@@ -91,7 +96,9 @@ class Launcher:
             self.server = EmbeddedServer(self.folder.redis, password=self.recipe.broker.password).start()
             broker = self.recipe.broker.model_copy(update={"url": self.server.url})
             self.recipe = self.recipe.model_copy(update={"broker": broker})
-        self.folder.recipe.write_text(self.recipe.toml())
+        unfinished = self.folder.recipe.with_suffix(".new")
+        unfinished.write_text(self.recipe.toml())
+        unfinished.rename(self.folder.recipe)  # whoever looks finds a whole one
         self.view = Child("view", [*PYTHON_MODULE, "monitoring.top", str(self.folder.recipe)], None)
         self.view.start()
         command = [*PYTHON_MODULE, "consumer", str(self.folder.recipe)]

@@ -7,8 +7,10 @@ counts of a recipe. Refuses to know how a figure came about: it is handed in.
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
+from collections import Counter as Counts
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +18,8 @@ from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.metrics_core import HistogramMetricFamily
+from prometheus_client.registry import Collector
 
 from broker.errors import Refused
 from broker.schema import RolloutGroup
@@ -135,6 +139,32 @@ class GeneratorMetrics(_Role):
                     self.components.labels(component=name).inc(max(0.0, value))
 
 
+class CountedHistogram(Collector):
+    """A histogram that takes many equal observations at once: a step brings its tokens by the million."""
+
+    def __init__(self, name: str, text: str, buckets: tuple[int, ...]) -> None:
+        self._name, self._text, self._buckets = name, text, buckets
+        self._counts: Counts[float] = Counts()
+
+    def add(self, value: float, count: int) -> None:
+        """`count` observations of `value`."""
+        self._counts[value] += count
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """For the registry."""
+        counts = dict(self._counts)
+        bounds = [*self._buckets, math.inf]
+        buckets = [(_bound(b), float(sum(n for value, n in counts.items() if value <= b))) for b in bounds]
+        family = HistogramMetricFamily(self._name, self._text)
+        family.add_metric([], buckets, sum(value * n for value, n in counts.items()))
+        yield family
+
+
+def _bound(bound: float) -> str:
+    """As Prometheus writes the label `le`."""
+    return "+Inf" if bound == math.inf else str(float(bound))
+
+
 class LearnerMetrics(_Role):
     """What the learner shows."""
 
@@ -170,12 +200,10 @@ class LearnerMetrics(_Role):
         )
         self.tokens = Counter("headrace_learner_tokens_total", "Completion tokens trained on.", registry=r)
         self.verdicts = Counter("headrace_learner_groups_total", "Groups by verdict.", ["verdict"], registry=r)
-        self.staleness = Histogram(
-            "headrace_learner_staleness_versions",
-            "Staleness of tokens trained on.",
-            buckets=tuple(range(17)),
-            registry=r,
+        self.staleness = CountedHistogram(
+            "headrace_learner_staleness_versions", "Staleness of tokens trained on.", tuple(range(17))
         )
+        r.register(self.staleness)
         self.step_seconds = Histogram(
             "headrace_learner_step_seconds", "Time from step to step.", buckets=SECONDS, registry=r
         )
@@ -194,8 +222,7 @@ class LearnerMetrics(_Role):
         self.skipped.inc(record["skipped"])
         self.tokens.inc(record["tokens"])
         for age, count in record["staleness_histogram"].items():
-            for _ in range(int(count)):
-                self.staleness.observe(int(age))
+            self.staleness.add(int(age), int(count))
         self.step_seconds.observe(record["seconds"])
         self.last_step.set(record["time"])
         self.policy_version.set(record["policy_version"])

@@ -33,7 +33,8 @@ MAY: dict[str, set[str]] = {
 # Files that may know more than their room.
 EXTRA: dict[str, set[str]] = {
     "producer/vllm_engine.py": {"vllm", "torch"},
-    "producer/worker_extension.py": {"vllm", "torch"},
+    "producer/model_files.py": {"safetensors"},
+    "producer/worker_extension.py": {"vllm", "torch", "safetensors"},
     "producer/quiet_executor.py": {"vllm"},
     "producer/transformers_engine.py": {"torch", "safetensors"},
     "deploy/prepare.py": {"torch", "transformers", "tokenizers", "huggingface_hub", "safetensors", "gguf"},

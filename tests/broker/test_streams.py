@@ -217,7 +217,7 @@ def test_a_reader_that_waits_is_woken_by_a_ticket(redis: redis_library.Redis, ke
     stream, found = join("g"), list[Claim]()
     waiter = threading.Thread(target=lambda: found.extend(stream.claim(1, block_seconds=30.0)))
     waiter.start()
-    wait_until(lambda: int(redis.info("clients")["blocked_clients"]) > 0, "the reader waits")  # type: ignore[index]
+    wait_until(lambda: int(redis.info("clients")["blocked_clients"]) > 0, "the reader waits")
     issue(redis, keys, ticket(0))
     waiter.join()
     assert ids(found) == ["t0000000000"]

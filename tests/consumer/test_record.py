@@ -125,8 +125,9 @@ def test_an_evaluation_is_a_line_of_its_own(desk: Desk) -> None:
 
 def test_the_last_line_says_why_the_run_is_over(desk: Desk) -> None:
     desk.step()
-    desk.tally.ended("solved")
-    assert desk.lines()[-1] == {"time": 100.0, "outcome": "solved"}
+    desk.tally.ended("solved", {"trained": 8, "degenerate": 3})
+    groups = {"trained": 8, "degenerate": 3}
+    assert desk.lines()[-1] == {"time": 100.0, "outcome": "solved", "groups": groups}
 
 
 def test_the_same_figures_are_metrics(desk: Desk) -> None:

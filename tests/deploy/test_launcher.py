@@ -63,9 +63,10 @@ class Launch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in [*self.family, self.process]:
+        for child in self.family:
             with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+                child.kill()
+        self.process.kill()
         self.process.wait()
 
     @property

@@ -122,7 +122,7 @@ class Run:
 
     def end(self, outcome: str = "finished") -> None:
         """The learner has said why it ends and has written its model, the last thing it does."""
-        self.tally.ended(outcome)
+        self.tally.ended(outcome, {})
         self.folder.model.mkdir()
 
     @property

@@ -1,0 +1,38 @@
+"""What the server does to a pending ticket in one step: publish its group, renew its lease, hand it back.
+
+Invariant: each acts only on a ticket that is still pending, the last two only on the caller's own. Knows no payloads.
+"""
+
+from __future__ import annotations
+
+# First publisher wins: the group is added only if this call is the one that acknowledges the ticket. Also fences a
+# client library's silent re-send of the same command.
+PUBLISH = """
+if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 0 then
+  redis.call('INCR', KEYS[3])
+  return false
+end
+redis.call('XDEL', KEYS[1], ARGV[2])
+return redis.call('XADD', KEYS[2], '*', 'ticket_id', ARGV[3], 'payload', ARGV[4])
+"""
+
+# Renew what is still ours: XCLAIM alone would steal back a ticket that another generator has reclaimed meanwhile.
+RENEW = """
+local held = {}
+for i = 3, #ARGV do
+  local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1)
+  if pending[1] and pending[1][2] == ARGV[2] then
+    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'JUSTID')
+    held[#held + 1] = ARGV[i]
+  end
+end
+return held
+"""
+
+# Hand back: as idle as a lapsed ticket, with this delivery not counted against it.
+GIVE_BACK = """
+local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
+if not pending[1] or pending[1][2] ~= ARGV[2] then return 0 end
+redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[4], 0, ARGV[3], 'IDLE', ARGV[5], 'RETRYCOUNT', pending[1][4] - 1, 'JUSTID')
+return 1
+"""
