@@ -6,6 +6,7 @@ Refuses to know what the other rooms configure: it drops their sections by name,
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
@@ -18,6 +19,7 @@ from broker.errors import Refused
 
 SECTIONS = ("run", "broker", "policy", "task", "sampling", "generator", "learner", "objective", "monitoring")
 ENV_PREFIX = "HEADRACE_"
+ENV_NAME = re.compile(ENV_PREFIX + r"([A-Z]+)__([A-Z0-9_]+)")
 
 
 class Section(BaseModel):
@@ -108,6 +110,12 @@ def redis_url(settings: BrokerSettings) -> str:
     return settings.url
 
 
+def environment(settings: BrokerSettings) -> dict[str, str]:
+    """Ours, for a process that gets a resolved recipe: nothing is laid over that again but the password it lacks."""
+    ours = {name: value for name, value in os.environ.items() if not ENV_NAME.fullmatch(name)}
+    return ours if settings.password is None else {**ours, f"{ENV_PREFIX}BROKER__PASSWORD": settings.password}
+
+
 R = TypeVar("R", bound=BaseModel)
 
 
@@ -124,7 +132,7 @@ def load(kind: type[R], path: Path, flags: list[str] | None = None, environ: dic
         if not isinstance(data.setdefault(section, {}), dict):
             raise Refused(f"{path}: {section} is not a section", f"write [{section}] on a line and its keys below")
     for (section, key), value in overrides:
-        data[section][key] = value
+        data[section][key] = _plain(value)
     try:
         return kind.model_validate({k: v for k, v in data.items() if k in kind.model_fields})
     except ValidationError as error:
@@ -146,8 +154,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _from_environment(environ: dict[str, str]) -> list[tuple[tuple[str, str], str]]:
     found = []
     for name, value in sorted(environ.items()):
-        match = re.fullmatch(ENV_PREFIX + r"([A-Z]+)__([A-Z0-9_]+)", name)
-        if match:
+        if match := ENV_NAME.fullmatch(name):
             found.append(((match[1].lower(), match[2].lower()), value))
     return found
 
@@ -162,6 +169,14 @@ def _from_flags(flags: list[str]) -> list[tuple[tuple[str, str], str]]:
         found.append(((match[1], match[2]), rest[1]))
         rest = rest[2:]
     return found
+
+
+def _plain(value: str) -> Any:
+    """Lists as in TOML; what stands alone is read as its field's type by validation."""
+    try:
+        return json.loads(value) if value.startswith("[") else value
+    except ValueError:
+        return value
 
 
 def _one_line(error: ValidationError) -> str:

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from broker.child import with_parent
@@ -26,30 +26,32 @@ ORPHAN_SECONDS = 1.0  # in which what a killed child had started may leave by it
 
 @dataclass
 class Child:
-    """One process and its restarts. `once` children are not restarted."""
+    """One process and its restarts. Without `log` it shares our output, without `env` our environment."""
 
     name: str
     command: list[str]
     log: Path | None
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] | None = None
     clock: Callable[[], float] = time.monotonic
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     quick_failures: int = 0
     restarts: int = 0
     due: float = 0.0
+    log_start: int = 0
 
     def start(self) -> None:
         """Start it in a session of its own: a Ctrl-C reaches the launcher alone, which then stops all in order."""
         self.started = self.clock()
         output = self.log.open("ab") if self.log else None
+        self.log_start = output.tell() if output else 0
         try:
             self.process = subprocess.Popen(
                 with_parent(self.command),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT if output else None,
-                env={**os.environ, **self.env},
+                env=self.env,
                 start_new_session=True,
             )
         finally:
@@ -98,9 +100,9 @@ class Child:
             os.killpg(self.process.pid, signal.SIGKILL)
 
     def last_words(self) -> str:
-        """The line with which it refused or crashed, from its log."""
+        """The line with which it refused or crashed in its last life, from its log."""
         if not self.log or not self.log.exists():
             return ""
-        lines = self.log.read_bytes()[-20_000:].decode("utf-8", "replace").splitlines()
+        lines = self.log.read_bytes()[self.log_start :][-20_000:].decode("utf-8", "replace").splitlines()
         refusals = [line for line in lines if line.startswith("headrace: ")]
         return (refusals or [line for line in lines if line.strip()] or [""])[-1]

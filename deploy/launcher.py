@@ -21,6 +21,7 @@ from broker.cli import guarded
 from broker.embedded import EmbeddedServer
 from broker.errors import Refused
 from broker.run_folder import RunFolder, current, unfinished
+from broker.settings import environment
 from deploy.children import REFUSED, Child
 from deploy.model import with_model
 from deploy.recipe import Recipe, read
@@ -42,6 +43,7 @@ class Launcher:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
+        self.environment = environment(recipe.broker)
         self.folder = RunFolder.of(recipe.run)
         self.server: EmbeddedServer | None = None
         self.generators: list[Child] = []
@@ -60,7 +62,7 @@ class Launcher:
         finally:
             self.stop()
         print(f"\n{self.folder.path} took {(time.monotonic() - started) / 60:.1f} minutes\n", flush=True)
-        done = subprocess.run([*PYTHON_MODULE, "monitoring.report", str(self.folder.path)])
+        done = subprocess.run([*PYTHON_MODULE, "monitoring.report", str(self.folder.path)], env=self.environment)
         if done.returncode != 0:
             raise SystemExit(done.returncode)  # it said why in one line
 
@@ -99,10 +101,10 @@ class Launcher:
         unfinished = self.folder.recipe.with_suffix(".new")
         unfinished.write_text(self.recipe.toml())
         unfinished.rename(self.folder.recipe)  # whoever looks finds a whole one
-        self.view = Child("view", [*PYTHON_MODULE, "monitoring.top", str(self.folder.recipe)], None)
+        self.view = Child("view", [*PYTHON_MODULE, "monitoring.top", str(self.folder.recipe)], None, self.environment)
         self.view.start()
         command = [*PYTHON_MODULE, "consumer", str(self.folder.recipe)]
-        self.learner = Child("learner", command, self.folder.log("learner"))
+        self.learner = Child("learner", command, self.folder.log("learner"), self.environment)
         self.learner.start()
         self._phase("starting the generators")
         self.generators = [self._generator(i) for i in range(self.recipe.generator.count)]
@@ -115,7 +117,7 @@ class Launcher:
         flags = ["--monitoring.generator_port", str(port + number if port else 0)]
         flags += ["--generator.drain_seconds", str(drain)]
         command = [*PYTHON_MODULE, "producer", str(self.folder.recipe), *flags]
-        return Child(f"generator {number}", command, self.folder.log(f"generator-{number}"))
+        return Child(f"generator {number}", command, self.folder.log(f"generator-{number}"), self.environment)
 
     def _watch(self) -> None:
         """Until the learner ends well; dead children are revived with back-off, Redis included."""

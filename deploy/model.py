@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from broker.child import with_parent
 from deploy.recipe import Recipe
 
 MODELS = Path("models")
@@ -20,7 +21,7 @@ def with_model(recipe: Recipe) -> Recipe:
     if recipe.run.trust_remote_code:
         command.append("--trust-remote-code")
     # In a session of its own: a Ctrl-C reaches us alone, and we end it.
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    done = subprocess.run(with_parent(command), stdout=subprocess.PIPE, text=True, start_new_session=True)
     if done.returncode != 0:
         raise SystemExit(done.returncode)  # it said why in one line
     model = Path(done.stdout.strip().splitlines()[-1]).resolve()

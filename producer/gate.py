@@ -1,6 +1,7 @@
 """A gate that many may pass at once, and that can be closed behind them.
 
-Invariant: within `closed` nobody is inside, and whoever waits outside gets in when it ends, however it ends.
+Invariant: within `closed` nobody is inside, and whoever waits outside gets in when the last `closed` ends, however it
+ends.
 Refuses to know who passes and why it is closed.
 """
 
@@ -16,7 +17,7 @@ class Gate:
 
     def __init__(self) -> None:
         """Open and empty."""
-        self._inside = 0
+        self._inside = self._keepers = 0
         self._open, self._idle = asyncio.Event(), asyncio.Event()
         self._open.set()
         self._idle.set()
@@ -38,9 +39,12 @@ class Gate:
     @asynccontextmanager
     async def closed(self) -> AsyncIterator[None]:
         """Nobody inside."""
+        self._keepers += 1
         self._open.clear()
         try:
             await self._idle.wait()
             yield
         finally:
-            self._open.set()
+            self._keepers -= 1
+            if not self._keepers:
+                self._open.set()

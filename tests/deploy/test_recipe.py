@@ -153,7 +153,9 @@ def test_each_process_can_be_checked_as_well(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["it", *CHECK])
     try:
-        main()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 0
     finally:
         structlog.reset_defaults()
         structlog.contextvars.clear_contextvars()

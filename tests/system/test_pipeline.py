@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ def test_one_generator_leaves_and_another_joins_late(tmp_path: Path) -> None:
         run.learner()
         run.generator("first")
         wait_until(lambda: run.step() >= 2, "two steps are done")
+        run.processes["learner"].send_signal(signal.SIGSTOP)  # the run must not end before the second is up
         run.generator("second")
         wait_until(lambda: run.client.hlen(run.keys.generators) == 2, "both generators are alive")
+        run.processes["learner"].send_signal(signal.SIGCONT)
         assert run.terminate("first") == 0
         assert run.wait_for("learner") == 0, run.log("learner")
         assert run.wait_for("second") == 0, run.log("second")
