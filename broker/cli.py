@@ -15,6 +15,7 @@ from typing import TypeVar
 import redis
 
 from broker.errors import Fenced, Refused
+from broker.files import FULL
 from broker.settings import RecipeBase, load
 
 R = TypeVar("R", bound=RecipeBase)
@@ -35,6 +36,10 @@ def guarded(main: Callable[[], None]) -> Callable[[], None]:
             raise SystemExit(INTERRUPTED) from None
         except Fenced as error:
             _end(str(error), FENCED)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            _end(f"{error.strerror} in {error.filename}: free some, then the same command goes on", REFUSED)
         except (redis.ConnectionError, redis.TimeoutError) as error:
             _end(f"lost Redis: {str(error)[:300]}", LOST)
 

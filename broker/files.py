@@ -1,10 +1,33 @@
-"""Two things that are done to files on disk. Refuses to know what is in them."""
+"""What is done to files on disk, whatever is in them.
+
+Invariant: a full disk is an `OSError` with ENOSPC that names what had no room, whichever library met it.
+Refuses to know what a file is for.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def room_for(what: str, folder: Path) -> Iterator[None]:
+    """Whatever the block raises because the disk is full becomes an `OSError` (ENOSPC) that names `what` and `folder`.
+
+    Python says it with an errno, the libraries written in Rust (safetensors) only in their message.
+    """
+    try:
+        yield
+    except Exception as error:
+        if getattr(error, "errno", None) in FULL or f"os error {errno.ENOSPC}" in str(error):
+            raise OSError(errno.ENOSPC, f"no space left for {what}", str(folder)) from error
+        raise
 
 
 def flush(path: Path) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from broker.errors import Refused
 
@@ -31,6 +32,7 @@ TOKENIZER_FILES = (
 )
 # What a library notes in a configuration about itself rather than about the network.
 INCIDENTAL = {"_name_or_path", "dtype", "torch_dtype", "transformers_version", "use_cache"}
+POSITIONS = ("max_position_embeddings", "n_positions")
 TOKENIZER_PATTERNS = ("*.tiktoken", "tokenization_*.py", "additional_chat_templates/*.jinja")
 
 
@@ -55,14 +57,30 @@ def tokenizer_hash(folder: Path) -> str:
 
 def model_hash(folder: Path) -> str:
     """sha256 over what `config.json` says of the network. Raises `Refused` where there is none that can be read."""
+    described = {key: value for key, value in _config(folder).items() if key not in INCIDENTAL}
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def max_positions(folder: Path) -> int | None:
+    """The longest sequence that the network can place, in tokens; None where it does not say. Raises `Refused`."""
+    config = _config(folder)
+    for described in (config.get("text_config"), config):
+        for name in POSITIONS:
+            if isinstance(described, dict) and isinstance(limit := described.get(name), int):
+                return limit
+    return None
+
+
+def _config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_bytes())
-        described = {key: value for key, value in config.items() if key not in INCIDENTAL}
-    except (OSError, ValueError, AttributeError) as error:
+        if not isinstance(config, dict):
+            raise ValueError("it is not an object")
+        return config
+    except (OSError, ValueError) as error:
         raise Refused(
             f"cannot read {folder / 'config.json'} ({error})", "name a model directory in run.model"
         ) from None
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
 def copy_tokenizer_files(source: Path, target: Path) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 import redis
 
 from broker.errors import Refused
-from broker.fingerprint import model_hash, tokenizer_hash
+from broker.fingerprint import max_positions, model_hash, tokenizer_hash
 from broker.keys import Keys
 from broker.schema import TaskCard
 from broker.settings import RecipeBase
@@ -37,9 +37,12 @@ class Fingerprint:
 
     @staticmethod
     def of(recipe: RecipeBase) -> Fingerprint:
-        """The fingerprint of a resolved recipe, whose `run.model` is a directory. Raises `Refused`."""
-        folder = Path(recipe.run.model)
-        sampling = recipe.sampling
+        """Of a resolved recipe, whose `run.model` is a directory. Raises `Refused`, also if both do not fit."""
+        folder, sampling = Path(recipe.run.model), recipe.sampling
+        limit = max_positions(folder)
+        if limit is not None and sampling.max_sequence > limit:
+            cause = f"sequences of {sampling.max_sequence} tokens exceed the {limit} positions of the model in {folder}"
+            raise Refused(cause, "lower sampling.max_prompt_tokens or sampling.max_tokens")
         return Fingerprint(
             model_hash(folder),
             tokenizer_hash(folder),
@@ -50,11 +53,16 @@ class Fingerprint:
         )
 
 
+def agree(client: redis.Redis, keys: Keys, fingerprint: Fingerprint) -> None:
+    """Raises `Refused` if a run exists under this name and is another one."""
+    if (announced := client.get(keys.fingerprint)) is not None:
+        _compare(announced, fingerprint, "the run in Redis")
+
+
 def announce(client: redis.Redis, keys: Keys, fingerprint: Fingerprint, recipe: str) -> None:
     """The learner says what the run is; a run that exists under this name must be the same."""
-    document = json.dumps(asdict(fingerprint))
-    if not client.set(keys.fingerprint, document, nx=True):
-        _compare(client.get(keys.fingerprint), fingerprint, "the run in Redis")
+    client.set(keys.fingerprint, json.dumps(asdict(fingerprint)), nx=True)
+    agree(client, keys, fingerprint)
     client.set(keys.recipe, recipe)
 
 

@@ -26,7 +26,7 @@ import redis
 import structlog
 
 from broker.errors import Fenced, Malformed, Refused
-from broker.files import flush
+from broker.files import flush, room_for
 from broker.keys import Keys
 from broker.manifest import NAME as MANIFEST_NAME
 from broker.manifest import Manifest, read, seal, verify
@@ -93,13 +93,11 @@ class PolicyStore:
         folder = self._aside("writing", version)
         folder.mkdir()
         try:
-            fill(folder)
-            if not self._is_there(seal(folder, self._keys.run, version), replace):
-                folder.rename(self.path(version))
+            with room_for(f"policy version {version}", self.directory):
+                fill(folder)
+                if not self._is_there(seal(folder, self._keys.run, version), replace):
+                    folder.rename(self.path(version))
         except Exception as error:
-            if _disk_full(error):
-                full = f"no space left for policy version {version}"
-                raise OSError(errno.ENOSPC, full, str(self.directory)) from error
             if not folder.is_dir():
                 raise Fenced("another learner has taken over this run and swept away this upload") from error
             raise
@@ -235,8 +233,3 @@ class PolicyStore:
             log.warning("policy version is damaged and written again", version=version, damage=str(damage))
             return False
         return True
-
-
-def _disk_full(error: Exception) -> bool:
-    """Python says it with an errno, the libraries written in Rust (safetensors) only in their message."""
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or f"os error {errno.ENOSPC}" in str(error)

@@ -6,6 +6,7 @@ files through this class. Refuses to know what is in them.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import TextIO
 
 import tenacity
 
+from broker.errors import Refused
 from broker.settings import RunSettings
 
 # Somebody who only asks who the launcher is holds the lock for a moment, too.
@@ -90,9 +92,20 @@ class RunFolder:
         """The run has ended by itself."""
         return self.summary.exists()
 
+    def make(self) -> None:
+        """Make sure that it is there. Raises `Refused` where it cannot be."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.path, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            raise Refused(
+                f"cannot write to {self.path}: {error.strerror}", "set run.directory to another one"
+            ) from None
+
     def hold(self) -> TextIO | None:
         """Make this process the folder's launcher for as long as the file stays open; None if there is another one."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.make()
         file = self.pid.open("a+")
         try:
             _patiently(fcntl.flock, file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,6 +12,7 @@ import re
 import tomllib
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
+from urllib.parse import unquote
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -55,6 +56,17 @@ class BrokerSettings(Section):
     lease_seconds: float = Field(60.0, gt=0, description="a ticket whose owner is silent for this long goes to another")
     max_deliveries: int = Field(3, ge=1, description="deliveries of a ticket after which it is settled as failed")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _password_apart(cls, data: Any) -> Any:
+        """A password in the URL moves to its own field: URLs are printed and written down."""
+        url = data.get("url") if isinstance(data, dict) else None
+        found = re.fullmatch(r"(\w+://[^:@/]*):([^@/]*)@(.*)", url) if isinstance(url, str) else None
+        if not found:
+            return data
+        user = found[1] + ("" if found[1].endswith("//") else "@")
+        return {"password": unquote(found[2]), **data, "url": user + found[3]}
+
 
 class PolicySettings(Section):
     """How weights reach the generators."""
@@ -75,6 +87,11 @@ class SamplingSettings(Section):
     max_prompt_tokens: int = Field(512, gt=0)
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = 0
+
+    @property
+    def max_sequence(self) -> int:
+        """Longest sequence in tokens, prompt and completion together."""
+        return self.max_prompt_tokens + self.max_tokens
 
     @model_validator(mode="after")
     def _trainable(self) -> Self:

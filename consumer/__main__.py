@@ -12,7 +12,7 @@ import torch
 from broker.cli import guarded, process_recipe
 from broker.connection import connect, require
 from broker.fingerprint import copy_tokenizer_files
-from broker.joining import Fingerprint, announce, wait_for_task
+from broker.joining import Fingerprint, agree, announce, wait_for_task
 from broker.keys import Keys
 from broker.ledger import Ledger
 from broker.log import setup
@@ -49,9 +49,12 @@ def build(recipe: ProcessRecipe, metrics: LearnerMetrics) -> Learner:
     client = connect(recipe.broker, url)
     require(client)
     blocking = connect(recipe.broker, url, blocking_seconds=CLAIM_SECONDS)
-    keys, source = Keys(recipe.run.name), Path(recipe.run.model)
+    keys, source, folder = Keys(recipe.run.name), Path(recipe.run.model), RunFolder.of(recipe.run)
+    folder.make()
+    fingerprint = Fingerprint.of(recipe)
+    agree(client, keys, fingerprint)
     model = PolicyModel.load(source, recipe, recipe.learner)
-    announce(client, keys, Fingerprint.of(recipe), json.dumps(recipe.model_dump(mode="json")))
+    announce(client, keys, fingerprint, json.dumps(recipe.model_dump(mode="json")))
     create_groups(client, keys)
     ledger, evaluations = Ledger(client, keys), Ledger(client, keys, "eval")
     ledger.take_over()
@@ -67,7 +70,7 @@ def build(recipe: ProcessRecipe, metrics: LearnerMetrics) -> Learner:
         recipe.run.seed,
     )
     policy = PolicyStore(client, keys, recipe.policy_directory, recipe.policy.keep, recipe.policy.lease_seconds)
-    tally = StepTally(RunFolder.of(recipe.run).steps, recipe.run.steps, metrics)
+    tally = StepTally(folder.steps, recipe.run.steps, metrics)
     evaluator = Evaluator(evaluations, min(settings.eval_problems, card.held_out), recipe.run.seed, tally.evaluation)
     return Learner(
         recipe,

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from broker.errors import Refused
-from broker.files import flush, sha256
+from broker.files import flush, room_for, sha256
 
 STATE, DOCUMENT = "state.safetensors", "checkpoint.json"
 
@@ -40,18 +40,22 @@ class Checkpoint:
 
 
 def write(root: Path, step: int, state: dict[str, Tensor], document: Mapping[str, Any], keep: int) -> Checkpoint:
-    """Write `root/step-…` atomically and durably, then remove all but the newest `keep`."""
+    """Write `root/step-…` atomically and durably, then remove all but the newest `keep`.
+
+    A full disk raises `OSError` (ENOSPC) that names `root`, and leaves what was there.
+    """
     root.mkdir(parents=True, exist_ok=True)
     final, temporary = root / f"step-{step:08d}", root / f".step-{step:08d}.{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        save_file(state, temporary / STATE)
-        full = {**document, "step": step, "sha256": sha256(temporary / STATE)}
-        (temporary / DOCUMENT).write_text(json.dumps(full))
-        for name in (STATE, DOCUMENT):
-            flush(temporary / name)
-        flush(temporary)
+        with room_for(f"the checkpoint of step {step}", root):
+            save_file(state, temporary / STATE)
+            full = {**document, "step": step, "sha256": sha256(temporary / STATE)}
+            (temporary / DOCUMENT).write_text(json.dumps(full))
+            for name in (STATE, DOCUMENT):
+                flush(temporary / name)
+            flush(temporary)
         if final.exists():
             shutil.rmtree(final)
         temporary.rename(final)

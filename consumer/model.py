@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers.utils import logging
 
 from broker.errors import Refused
 from broker.settings import RecipeBase
@@ -47,6 +49,7 @@ class PolicyModel:
     def load(cls, folder: Path, recipe: RecipeBase, settings: LearnerSettings) -> PolicyModel:
         """From a Hugging Face directory, safetensors only. Raises `Refused` when there is no such model."""
         device = torch.device(_device(settings.device))
+        logging.disable_progress_bar()
         try:
             module = AutoModelForCausalLM.from_pretrained(
                 folder,
@@ -55,7 +58,7 @@ class PolicyModel:
                 use_safetensors=True,
                 trust_remote_code=recipe.run.trust_remote_code,
             )
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise Refused(f"cannot load a model from {folder}: {str(error).splitlines()[0]}") from None
         return cls(module, settings, DTYPES[recipe.policy.dtype], device)
 

@@ -145,19 +145,17 @@ def _enough_disk(folder: Path, recipe: Recipe) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise Refused(
-            f"{folder} has {free / 1e9:.1f} GB free and the run needs about {needed / 1e9:.1f} GB",
+            f"{folder} has {free / 1e6:,.1f} MB free and the run needs about {needed / 1e6:,.1f} MB",
             "free some, or set run.directory to a larger disk",
         )
 
 
 def _claimed(recipe: Recipe) -> tuple[Recipe, TextIO]:
     """The run to start or to resume, and our hold on its folder; a finished one is left as it is. Raises `Refused`."""
+    RunFolder.of(recipe.run).make()
     run = unfinished(recipe.run)
     folder = RunFolder.of(run)
-    try:
-        hold = folder.hold()
-    except OSError as error:
-        raise Refused(f"cannot write to {folder.path}: {error.strerror}", "set run.directory to another one") from None
+    hold = folder.hold()
     if hold is None:
         raise Refused(f"{folder.path} is being worked on by process {folder.launcher()}", "`make stop` ends it")
     if run is not recipe.run:

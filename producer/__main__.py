@@ -44,7 +44,7 @@ def make_engine(recipe: GeneratorRecipe) -> Engine:
     return TransformersEngine(recipe.run.model, recipe)
 
 
-async def serve_run(recipe: ProcessRecipe) -> None:
+async def serve_run(recipe: ProcessRecipe, metrics: GeneratorMetrics) -> None:
     """Join the run, start the engine, generate until told to stop."""
     url = redis_url(recipe.broker)
     client = connect(recipe.broker, url)
@@ -62,8 +62,6 @@ async def serve_run(recipe: ProcessRecipe) -> None:
     stopping = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stopping.set)
-    metrics = GeneratorMetrics()
-    server = serve(metrics, recipe.monitoring.host, recipe.monitoring.generator_port, metrics.health)
     engine = make_engine(recipe)
     verifiers = VerifierPool(task.verifier, recipe.generator.verifier_workers, recipe.generator.verifier_seconds)
     try:
@@ -78,7 +76,6 @@ async def serve_run(recipe: ProcessRecipe) -> None:
     finally:
         await verifiers.stop()
         await engine.stop()
-        server.stop()
 
 
 @guarded
@@ -86,7 +83,12 @@ def main() -> None:
     """Entry point."""
     setup("generator")
     recipe = process_recipe(ProcessRecipe, "producer", "one generator of a run")
-    asyncio.run(serve_run(recipe))
+    metrics = GeneratorMetrics()
+    server = serve(metrics, recipe.monitoring.host, recipe.monitoring.generator_port, metrics.health)
+    try:
+        asyncio.run(serve_run(recipe, metrics))
+    finally:
+        server.stop()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a model's folder says about itself: its limits, its end tokens, and the names and shapes of its weights.
+"""What a model's folder says about itself: its end tokens, and the names and shapes of its weights.
 
 Invariant: what `shapes` returns was read from files that are complete (safetensors checks its own length), so weights
 that pass `verify` can be copied without meeting a missing, cut-off or misfitting tensor half-way.
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +22,14 @@ Shapes = dict[str, tuple[int, ...]]
 REMEDY = "run.model must be a directory with config.json and complete *.safetensors"
 
 
-@dataclass(frozen=True)
-class ModelFacts:
-    """Longest sequence it can place (None: no limit known) and the tokens that end an answer."""
-
-    max_positions: int | None
-    eos: tuple[int, ...]
-
-
-def facts(model: str, recipe: GeneratorRecipe) -> ModelFacts:
-    """Read the configuration in the directory `model`. Raises `Refused` if `recipe` cannot be served with it."""
+def end_tokens(model: str, recipe: GeneratorRecipe) -> tuple[int, ...]:
+    """The tokens that end an answer. Raises `Refused` if the directory `model` holds no complete model."""
     config = _config(model, recipe.run.trust_remote_code)
-    text = config.get_text_config()
-    limit = getattr(text, "max_position_embeddings", None)
-    if limit is not None and recipe.max_model_len > limit:
-        cause = f"sequences of {recipe.max_model_len} tokens exceed the {limit} positions of the model in {model}"
-        raise Refused(cause, "lower generator.max_model_len, or sampling.max_prompt_tokens and sampling.max_tokens")
     try:
         shapes(Path(model))
     except (OSError, ValueError) as error:
         raise Refused(f"the model in {model} has no usable weights ({first_line(error)})", REMEDY) from None
-    return ModelFacts(limit, _eos(model, text, recipe.run.trust_remote_code))
+    return _eos(model, config.get_text_config(), recipe.run.trust_remote_code)
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -19,7 +19,6 @@ class GeneratorSettings(Section):
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     tensor_parallel: int = Field(1, ge=1)
-    max_model_len: int | None = Field(None, ge=8, description="unset: prompt + completion limit of [sampling]")
     gpu_memory_fraction: float = Field(0.5, gt=0, le=1)
     kv_cache_gib: float = Field(1.0, gt=0, description="key-value cache on CPU")
     threads: int = Field(0, ge=0, description="CPU threads of the engine; 0: its own choice")
@@ -53,17 +52,10 @@ class GeneratorRecipe(RecipeBase):
     generator: GeneratorSettings = GeneratorSettings()
     task: TaskSettings
 
-    @property
-    def max_model_len(self) -> int:
-        """Longest sequence, prompt and completion together."""
-        return self.generator.max_model_len or self.sampling.max_prompt_tokens + self.sampling.max_tokens
-
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.run.deterministic and self.generator.engine == "vllm":
             raise ValueError(
                 "run.deterministic needs generator.engine = 'transformers': vLLM's batching is not bit-stable"
             )
-        if self.max_model_len < self.sampling.max_tokens + 1:
-            raise ValueError("generator.max_model_len is shorter than sampling.max_tokens")
         return self

@@ -76,6 +76,7 @@ class TransformersEngine:
 
     def _load_model(self) -> None:
         from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
 
         settings = self._recipe.generator
         device = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
@@ -83,8 +84,9 @@ class TransformersEngine:
             raise Refused("generator.device is cuda and torch sees no CUDA device", "set generator.device = 'cpu'")
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        eos = model_files.facts(self._path, self._recipe).eos
+        eos = model_files.end_tokens(self._path, self._recipe)
         dtype = self._recipe.policy.dtype if settings.dtype == "auto" else settings.dtype
+        logging.disable_progress_bar()
         try:
             model: Any = AutoModelForCausalLM.from_pretrained(
                 self._path, dtype=getattr(torch, dtype), trust_remote_code=self._recipe.run.trust_remote_code
@@ -117,9 +119,7 @@ class TransformersEngine:
         if self._version < 0:
             raise RuntimeError("the engine holds no policy version")
         sampling, device = self._recipe.sampling, self._eos.device
-        limit = min(sampling.max_tokens, self._recipe.max_model_len - len(prompt))
-        if limit < 1:
-            raise ValueError(f"a prompt of {len(prompt)} tokens leaves no room in {self._recipe.max_model_len}")
+        limit = sampling.max_tokens
         generator = torch.Generator(device).manual_seed(seed)
         # The prompt is the same for all G: it is computed once, and its keys and values are repeated.
         inputs = torch.as_tensor(prompt, dtype=torch.long, device=device)[None]  # (1, P)

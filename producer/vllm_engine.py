@@ -62,7 +62,7 @@ class VllmEngine:
 
     async def start(self) -> None:
         """Start vLLM and load the model: 20 to 80 s, during which the event loop stands still. Raises `Refused`."""
-        self._eos = model_files.facts(self._model, self._recipe).eos
+        self._eos = model_files.end_tokens(self._model, self._recipe)
         if self._recipe.sampling.temperature < COLDEST:
             raise Refused(f"vLLM does not sample below temperature {COLDEST}", "raise sampling.temperature")
         set_environment(self._recipe.generator.threads)
@@ -200,7 +200,7 @@ class VllmEngine:
             "skip_tokenizer_init": True,  # text is not its business
             "dtype": dtype,
             "seed": self._recipe.run.seed,
-            "max_model_len": self._recipe.max_model_len,
+            "max_model_len": self._recipe.sampling.max_sequence,
             "max_num_seqs": settings.slots * sampling.group_size,
             "tensor_parallel_size": settings.tensor_parallel,
             "enforce_eager": settings.enforce_eager,
@@ -211,7 +211,7 @@ class VllmEngine:
         if on_cpu:
             # Everything that runs fits into one step, so no prompt is ever computed in parts: vLLM throws away what it
             # samples behind a part and turns the request's seeded generator back, which a CPU's generator cannot do.
-            whole = settings.slots * sampling.group_size * self._recipe.max_model_len
+            whole = settings.slots * sampling.group_size * self._recipe.sampling.max_sequence
             # Blocks of 32, the smallest that CPU attention takes: a group shares whole blocks of its prompt only.
             cache = {"kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30), "block_size": 32}
             executor = {"distributed_executor_backend": "producer.quiet_executor.QuietExecutor"}

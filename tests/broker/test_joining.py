@@ -108,6 +108,28 @@ def test_the_network_and_the_tokenizer_count_and_what_a_library_notes_does_not(
     assert (Fingerprint.of(recipe) != before) == counts
 
 
+@pytest.mark.parametrize(
+    ("config", "limit"),
+    [
+        ('{"max_position_embeddings": 519}', 519),
+        ('{"n_positions": 519}', 519),
+        ('{"text_config": {"max_position_embeddings": 519}, "max_position_embeddings": 9999}', 519),
+        ('{"max_position_embeddings": 520}', None),
+        ("{}", None),
+    ],
+)
+def test_sequences_that_the_network_cannot_place_are_refused(
+    recipe: RecipeBase, config: str, limit: int | None
+) -> None:
+    """512 tokens of prompt and 8 of completion."""
+    (Path(recipe.run.model) / "config.json").write_text(config)
+    if limit is None:
+        Fingerprint.of(recipe)
+        return
+    with pytest.raises(Refused, match=f"sequences of 520 tokens exceed the {limit} positions .* lower sampling"):
+        Fingerprint.of(recipe)
+
+
 @pytest.mark.parametrize("content", ["{", "[]", "\xff"])
 def test_a_configuration_that_cannot_be_read_is_refused(recipe: RecipeBase, content: str) -> None:
     (Path(recipe.run.model) / "config.json").write_text(content, encoding="latin-1")

@@ -93,6 +93,21 @@ def test_password_and_url_come_from_the_environment_and_the_password_is_never_sh
     assert "hidden" not in repr(read) + read.model_dump_json() + str(read.model_dump())
 
 
+@pytest.mark.parametrize(
+    ("url", "kept", "password"),
+    [
+        ("redis://:s3%2Fcret@host:6379/0", "redis://host:6379/0", "s3/cret"),
+        ("rediss://me:s3cret@host", "rediss://me@host", "s3cret"),
+        ("redis://me@host", "redis://me@host", None),
+        ("redis://host:6379", "redis://host:6379", None),
+        ("unix:///tmp/a:b@c", "unix:///tmp/a:b@c", None),
+    ],
+)
+def test_a_password_in_the_url_is_kept_apart_from_it(recipe: Recipe, url: str, kept: str, password: str | None) -> None:
+    settings = recipe(GOOD, "--broker.url", url).broker
+    assert (settings.url, settings.password) == (kept, password)
+
+
 def test_nobody_said_where_redis_is() -> None:
     with pytest.raises(Refused, match=r"broker\.url is not set"):
         redis_url(BrokerSettings())

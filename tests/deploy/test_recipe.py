@@ -111,7 +111,6 @@ def test_a_password_is_written_down_nowhere(monkeypatch: pytest.MonkeyPatch) -> 
             "pipeline_depth = 1 is above run.max_staleness = 0",
         ),
         (["--run.deterministic", "true", "--generator.engine", "vllm"], "run.deterministic needs generator.engine"),
-        (["--generator.max_model_len", "8"], "max_model_len is shorter than sampling.max_tokens"),
         (["--learner.groups_per_step", "0"], "learner.groups_per_step: Input should be greater than or equal to 1"),
         (["--run.name", "../elsewhere"], "run.name: String should match"),
         (["--learner.lr", "1e-5"], "unknown key learner.lr"),

@@ -48,15 +48,8 @@ def test_the_engine_is_vllm_unless_said_otherwise(tmp_path: Path) -> None:
 
 
 def test_the_longest_sequence_is_prompt_and_completion_together(tmp_path: Path) -> None:
-    assert read(tmp_path).max_model_len == 512 + 16
-    assert read(tmp_path, "--sampling.max_prompt_tokens", "100").max_model_len == 116
-    assert read(tmp_path, "--generator.max_model_len", "64").max_model_len == 64
-
-
-def test_a_sequence_that_has_no_room_for_a_prompt_is_refused(tmp_path: Path) -> None:
-    assert read(tmp_path, "--generator.max_model_len", "17").max_model_len == 17
-    line = refused(tmp_path, "--generator.max_model_len", "16")
-    assert "generator.max_model_len is shorter than sampling.max_tokens" in line
+    assert read(tmp_path).sampling.max_sequence == 512 + 16
+    assert read(tmp_path, "--sampling.max_prompt_tokens", "100").sampling.max_sequence == 116
 
 
 def test_a_deterministic_run_needs_a_sampler_that_is_one(tmp_path: Path) -> None:
@@ -74,7 +67,6 @@ def test_a_deterministic_run_needs_a_sampler_that_is_one(tmp_path: Path) -> None
         ("generator.dtype", "float16"),
         ("generator.device", "tpu"),
         ("generator.tensor_parallel", "0"),
-        ("generator.max_model_len", "7"),
         ("generator.gpu_memory_fraction", "0"),
         ("generator.gpu_memory_fraction", "1.1"),
         ("generator.kv_cache_gib", "0"),
@@ -112,5 +104,4 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("recipe", sorted(Path(__file__).parents[2].glob("recipes/*.toml")), ids=lambda path: path.stem)
 def test_a_generator_can_read_every_recipe_of_ours(recipe: Path) -> None:
-    read = load(GeneratorRecipe, recipe, [], {})
-    assert read.max_model_len > read.sampling.max_tokens
+    assert load(GeneratorRecipe, recipe, [], {}).run.name == recipe.stem

@@ -312,17 +312,3 @@ def test_a_model_without_weights_is_refused(versions: list[Path], tmp_path: Path
     (tmp_path / "config.json").write_bytes((versions[0] / "config.json").read_bytes())
     with pytest.raises(Refused, match="no usable weights"):
         start(tmp_path, make_recipe())
-
-
-def test_sequences_longer_than_the_model_has_positions_are_refused(versions: list[Path]) -> None:
-    with pytest.raises(Refused, match="65 tokens exceed the 64 positions"):
-        start(versions[0], make_recipe(max_model_len=65))
-
-
-def test_a_prompt_that_leaves_no_room_is_an_error(versions: list[Path]) -> None:
-    async def story(engine: TransformersEngine) -> None:
-        await engine.refresh(versions[1], 1)
-        with pytest.raises(ValueError, match="leaves no room"):
-            await engine.sample(np.arange(40, dtype=np.int32), 3, "a")
-
-    with_engine(versions[0], story, make_recipe(max_model_len=32))

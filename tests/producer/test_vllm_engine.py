@@ -40,11 +40,16 @@ TERSE = 9  # a version whose distribution is uniform, so that one token in 32 is
 
 
 def make_recipe(temperature: float = 0.7, max_tokens: int = LONG, **generator: Any) -> GeneratorRecipe:
-    settings = {"slots": 4, "max_model_len": 1024, "kv_cache_gib": 0.25, "enforce_eager": True, "threads": 1}
+    settings = {"slots": 4, "kv_cache_gib": 0.25, "enforce_eager": True, "threads": 1}
     return GeneratorRecipe.model_validate(
         {
             "run": {"name": "test", "model": "unused", "steps": 1},
-            "sampling": {"group_size": 4, "temperature": temperature, "max_tokens": max_tokens},
+            "sampling": {
+                "group_size": 4,
+                "temperature": temperature,
+                "max_tokens": max_tokens,
+                "max_prompt_tokens": 1024 - max_tokens,
+            },
             "generator": settings | generator,
             "task": {"name": "addition"},
         }
@@ -542,10 +547,6 @@ def test_a_model_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_a_model_without_weights_is_refused(folders: dict[int | str, Path], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes((folders["model"] / "config.json").read_bytes())
     assert "no usable weights" in refusal(tmp_path, make_recipe())
-
-
-def test_sequences_longer_than_the_model_has_positions_are_refused(folders: dict[int | str, Path]) -> None:
-    assert "1025 tokens exceed the 1024 positions" in refusal(folders["model"], make_recipe(max_model_len=1025))
 
 
 def test_temperatures_that_vllm_would_raise_in_silence_are_refused(folders: dict[int | str, Path]) -> None:

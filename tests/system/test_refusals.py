@@ -210,7 +210,7 @@ def test_a_process_wants_its_model_prepared(scene: Scene, module: str) -> None:
 def test_sequences_beyond_the_model_s_positions_leave_no_run_that_the_right_ones_would_not_fit(scene: Scene) -> None:
     line = scene.refusal("deploy.launcher", "--sampling.max_tokens", "100000")
     assert line.startswith("sequences of 100128 tokens exceed the 512 positions of the model")
-    assert line.endswith("lower generator.max_model_len, or sampling.max_prompt_tokens and sampling.max_tokens")
+    assert line.endswith("lower sampling.max_prompt_tokens or sampling.max_tokens")
     folder = RunFolder(scene.runs / "tiny")
     if folder.redis.exists():
         with EmbeddedServer(folder.redis) as server, connect(BrokerSettings(), server.url) as client:
