@@ -24,7 +24,7 @@ export TOKENIZERS_PARALLELISM := false
 
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help install lint format type test test-fast demo up stop broker producer consumer monitoring bench lock clean FORCE
+.PHONY: help install lint format type test test-fast demo up stop broker producer consumer monitoring ledger bench lock clean FORCE
 
 help:
 	@echo 'make VERB [RECIPE=recipes/demo.toml] [DEVICE=cpu|cuda] [PYTHON=python3.11] [ARGS="…"]'
@@ -50,6 +50,9 @@ consumer: $(RUNTIME) ## run the learner of RECIPE
 
 monitoring: $(RUNTIME) ## watch the run of RECIPE in this terminal
 	@exec $(PY) -m monitoring.top $(RECIPE) $(ARGS)
+
+ledger: $(RUNTIME) ## show the books of the run of RECIPE: every ticket and what became of it
+	@exec $(PY) -m monitoring.books $(RECIPE) $(ARGS)
 
 test: $(DEV) ## all tests, those of the real vLLM engine included
 	@exec $(PY) -m pytest -ra --durations=15 $(ARGS)

@@ -7,7 +7,8 @@ the other. Refuses to know why a verdict was given, and what a group holds.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +18,7 @@ import redis
 from broker.errors import Fenced
 from broker.keys import GENERATORS, LEARNER, Keys
 from broker.schema import Kind, Ticket, encode_ticket
+from broker.scripts import LOCATE
 
 Verdict = Literal["trained", "degenerate", "stale", "failed", "evaluated"]
 VERDICTS: tuple[Verdict, ...] = ("trained", "degenerate", "stale", "failed", "evaluated")
@@ -45,24 +47,39 @@ class Entry:
 
 @dataclass(frozen=True)
 class Balance:
-    """The ledger of one kind, read in one MULTI."""
+    """The ledger of one kind, read in one MULTI, beside the places where its tickets were found at that moment."""
 
     issued: int
     verdicts: dict[Verdict, int]
     unsettled: frozenset[str]
-    located: frozenset[str]
+    waiting: frozenset[str]  # in the ticket stream, claimed by nobody
+    claimed: frozenset[str]  # in a generator's hands
+    published: frozenset[str]  # in the rollout stream: groups without a verdict, and trained ones that are not final
+    oldest: float | None = None  # when the oldest unsettled ticket was issued, seconds since the epoch
+
+    @property
+    def located(self) -> frozenset[str]:
+        """Every ticket that was found."""
+        return self.waiting | self.claimed | self.published
+
+    @property
+    def astray(self) -> frozenset[str]:
+        """Unsettled and nowhere, or somewhere and settled."""
+        return self.unsettled ^ self.located
 
     @property
     def balanced(self) -> bool:
         """Counts add up, and what is unsettled is just what can be found in the streams."""
-        return self.issued == sum(self.verdicts.values()) + len(self.unsettled) and self.unsettled == self.located
+        return self.issued == sum(self.verdicts.values()) + len(self.unsettled) and not self.astray
 
 
 class Ledger:
     """The books of one kind of ticket. Only the learner writes them, fenced by its epoch."""
 
-    def __init__(self, client: redis.Redis, keys: Keys, kind: Kind = "train") -> None:
-        self._client, self._keys, self.kind = client, keys, kind
+    def __init__(
+        self, client: redis.Redis, keys: Keys, kind: Kind = "train", clock: Callable[[], float] = time.time
+    ) -> None:
+        self._client, self._keys, self.kind, self._clock = client, keys, kind, clock
         self._books, self._unsettled = keys.ledger(kind), keys.unsettled(kind)
         self._epoch_key = keys.ledger("epoch")
         self.epoch = 0
@@ -90,7 +107,7 @@ class Ledger:
     def issue(self, pipe: Any, tickets: Iterable[Ticket]) -> None:
         """Add tickets to the stream and to the books."""
         for ticket in tickets:
-            pipe.hset(self._unsettled, ticket.ticket_id, ticket.min_policy_version)
+            pipe.hset(self._unsettled, ticket.ticket_id, f"{ticket.min_policy_version} {self._clock():.3f}")
             pipe.hincrby(self._books, "issued", 1)
             pipe.xadd(self._keys.tickets(self.kind), {"ticket_id": ticket.ticket_id, "payload": encode_ticket(ticket)})
 
@@ -144,7 +161,7 @@ class Ledger:
     def unsettled(self) -> dict[str, int]:
         """ticket_id → min_policy_version of every ticket without a final verdict, in order of issue."""
         raw: Any = self._client.hgetall(self._unsettled)
-        return {k.decode(): int(v) for k, v in sorted(raw.items())}
+        return {k.decode(): int(v.split()[0]) for k, v in sorted(raw.items())}
 
     def entries(self) -> list[Entry]:
         """Steps committed since the last durable checkpoint, oldest first."""
@@ -158,13 +175,14 @@ class Ledger:
         """
         with self._client.pipeline(transaction=True) as pipe:
             pipe.hgetall(self._books)
-            pipe.hkeys(self._unsettled)
-            pipe.xrange(self._keys.tickets(self.kind))
-            pipe.xrange(self._keys.rollouts(self.kind))
-            books, unsettled, tickets, rollouts = pipe.execute()
-        located = frozenset(fields[b"ticket_id"].decode() for _, fields in [*tickets, *rollouts])
+            pipe.hgetall(self._unsettled)
+            pipe.eval(LOCATE, 2, self._keys.tickets(self.kind), self._keys.rollouts(self.kind), GENERATORS)
+            books, unsettled, places = pipe.execute()
         named = {name.decode(): count.decode() for name, count in books.items()}
-        return Balance(int(named.get("issued", 0)), _verdicts(named), frozenset(k.decode() for k in unsettled), located)
+        waiting, claimed, published = (frozenset(t.decode("utf-8", "replace") for t in place) for place in places)
+        oldest = min((float(v.split()[1]) for v in unsettled.values()), default=None)
+        ids = frozenset(k.decode() for k in unsettled)
+        return Balance(int(named.get("issued", 0)), _verdicts(named), ids, waiting, claimed, published, oldest)
 
     def waiting_tickets(self) -> int:
         """Tickets that no generator has claimed yet."""

@@ -1,6 +1,7 @@
-"""What the server does to a pending ticket in one step: publish its group, renew its lease, hand it back.
+"""What the server does to tickets in one step: publish one's group, renew its lease, hand it back; and find them all.
 
-Invariant: each acts only on a ticket that is still pending, the last two only on the caller's own. Knows no payloads.
+Invariant: the first three act only on a ticket that is still pending, two of them only on the caller's own. Knows no
+payloads.
 """
 
 from __future__ import annotations
@@ -35,4 +36,21 @@ local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
 if not pending[1] or pending[1][2] ~= ARGV[2] then return 0 end
 redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[4], 0, ARGV[3], 'IDLE', ARGV[5], 'RETRYCOUNT', pending[1][4] - 1, 'JUSTID')
 return 1
+"""
+
+# Where every ticket is, without its payload: entries nobody has claimed, entries in a generator's hands, groups.
+LOCATE = """
+local claimed = {}
+local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1], '-', '+', 1000000)
+for _, entry in ipairs(pending) do claimed[entry[1]] = true end
+local places = {{}, {}, {}}
+for at, stream in ipairs(KEYS) do
+  for _, entry in ipairs(redis.call('XRANGE', stream, '-', '+')) do
+    local place = places[at == 2 and 3 or claimed[entry[1]] and 2 or 1]
+    for i = 1, #entry[2], 2 do
+      if entry[2][i] == 'ticket_id' then place[#place + 1] = entry[2][i + 1] end
+    end
+  end
+end
+return places
 """

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,10 @@ class Checkpoint:
         return load_file(path)
 
 
-def write(root: Path, step: int, state: dict[str, Tensor], document: Mapping[str, Any], keep: int) -> Checkpoint:
-    """Write `root/step-…` atomically and durably, then remove all but the newest `keep`.
+def write(
+    root: Path, step: int, state: dict[str, Tensor], document: Mapping[str, Any], keep: int, keep_every: int = 0
+) -> Checkpoint:
+    """Write `root/step-…` atomically and durably, then remove all but the newest `keep` and the `milestones`.
 
     A full disk raises `OSError` (ENOSPC) that names `root`, and leaves what was there.
     """
@@ -63,7 +65,8 @@ def write(root: Path, step: int, state: dict[str, Tensor], document: Mapping[str
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    for old in _folders(root)[:-keep]:
+    folders = _folders(root)
+    for old in set(folders[:-keep]) - set(milestones(folders, keep_every)):
         shutil.rmtree(old)
     return Checkpoint(final, full)
 
@@ -83,6 +86,17 @@ def newest(root: Path) -> Checkpoint | None:
         raise Refused(
             f"checkpoint {folders[-1]} is damaged", "delete that folder to resume from the one before it"
         ) from None
+
+
+def milestones(folders: Sequence[Path], every: int) -> list[Path]:
+    """Of checkpoints, oldest first, the first at or past each multiple of `every` steps above 0."""
+    found, reached = [], 0
+    for folder in folders:
+        passed = int(folder.name.removeprefix("step-")) // every if every else 0
+        if passed > reached:
+            found.append(folder)
+            reached = passed
+    return found
 
 
 def _folders(root: Path) -> list[Path]:

@@ -21,10 +21,12 @@ from broker.policy import PolicyStore
 from broker.streams import Arrival, RolloutStream
 from consumer.buffer import Bound, Held, StalenessBuffer, Wait
 from consumer.dispatch import Dispatch
+from consumer.durability import Durability
 from consumer.evaluation import Evaluator
+from consumer.position import Position
 from consumer.publisher import Publisher
 from consumer.record import StepTally
-from consumer.recovery import Position, Recovery
+from consumer.recovery import Recovery
 from consumer.settings import LearnerRecipe
 from consumer.trainer import Trainer
 from monitoring.metrics import LearnerMetrics
@@ -54,12 +56,14 @@ class Learner:
     all_solved: bool = True
     buffer: StalenessBuffer = field(init=False)
     publisher: Publisher = field(init=False)
+    durability: Durability = field(init=False)
     recovery: Recovery = field(init=False)
     log: structlog.stdlib.BoundLogger = field(default_factory=lambda: structlog.get_logger("learner"))
 
     def __post_init__(self) -> None:
         self.buffer = StalenessBuffer(self.recipe.learner.order)
-        self.publisher = Publisher(self.policy, self._named_versions)
+        self.publisher = Publisher(self.policy, self._named_versions, self.metrics)
+        self.durability = Durability(self.recipe, self.dispatch, self.trainer, self.metrics, self.at)
         self.recovery = Recovery(
             self.recipe,
             self.rollouts,
@@ -68,6 +72,7 @@ class Learner:
             self.trainer,
             self.evaluator,
             self.metrics,
+            self.durability,
             self.fill,
             self.at,
         )
@@ -81,6 +86,7 @@ class Learner:
             for arrival in self.recovery.open():
                 self._receive(arrival)
             while self.at.step < self.recipe.run.steps:
+                self._stay_durable()
                 batch = self._next_batch()
                 if batch is None:
                     outcome = "solved" if self.all_solved else "no signal"
@@ -91,11 +97,12 @@ class Learner:
                 self._publish([])  # a run that ends between two publications: its last steps are published, too
             self.publisher.join()
             self.evaluator.start(self.dispatch.version, "end")
-            self._checkpoint()
+            self._wait_durable(self.durability.finish)
             self._drain_evaluations()
             self.tally.ended(outcome, self.dispatch.ledger.verdicts())
         finally:
             self.publisher.close()
+            self.durability.thread.close()
         return outcome
 
     def _train(self, batch: list[Held]) -> None:
@@ -115,16 +122,16 @@ class Learner:
         self.log.info("step", step=at.step, version=at.version, loss=round(stats.loss, 5), seconds=seconds)
         if at.steps_at_version:
             return
-        if at.step % settings.checkpoint_every < settings.publish_every:
-            self._checkpoint()
         if settings.eval_every and at.version % settings.eval_every == 0 and at.step < self.recipe.run.steps:
             self.publisher.join()
             self.evaluator.start(at.version, "periodic")
 
     def _advance(self, tickets: list[str]) -> float:
         """Count the step that was just taken and commit it, with a publication when one is due."""
+        self.metrics.waiting("publish")
         with self.metrics.phase("publish"):
             waited = self.publisher.join()
+        self.metrics.waiting("none")
         last = self.at.step + 1 == self.recipe.run.steps
         due = self.at.steps_at_version + 1 >= self.recipe.learner.publish_every
         self.at.advance(publishing=due or last)
@@ -143,10 +150,20 @@ class Learner:
             lambda: self.dispatch.commit(step, version, tickets, publish=True),
         )
 
-    def _checkpoint(self) -> None:
+    def _stay_durable(self) -> None:
+        """Begin a checkpoint when one is due; wait for it where too much would hang on it."""
+        self.durability.thread.check()
+        if self.durability.due:
+            with self.metrics.phase("checkpoint"):
+                self.durability.begin(self.publisher.barrier())
+        if self.durability.overdue:
+            self._wait_durable(self.durability.catch_up)
+
+    def _wait_durable(self, wait: Callable[[Callable[[], object]], None]) -> None:
+        self.metrics.waiting("checkpoint")
         with self.metrics.phase("checkpoint"):
-            self.publisher.join()
-            self.recovery.make_durable()
+            wait(self.publisher.barrier())
+        self.metrics.waiting("none")
 
     # -- what to train on ----------------------------------------------------------------------------------------
 

@@ -6,47 +6,49 @@ that are not there; publications happen one at a time, in order. Refuses to know
 
 from __future__ import annotations
 
-import time
+import errno
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
+import structlog
+
 from broker.policy import PolicyStore
+from consumer.background import Background
+from monitoring.metrics import LearnerMetrics
+
+RETRY_SECONDS = 5.0  # after an upload for which the disk had no room
+
+log = structlog.get_logger("learner")
 
 
-class Publisher:
-    """One background thread; `join` before whatever must see the publication's effects."""
+class Publisher(Background):
+    """Publications, one at a time."""
 
-    def __init__(self, policy: PolicyStore, protected: Callable[[], set[int]]) -> None:
-        self._policy, self._protected = policy, protected
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="publisher")
-        self._running: Future[float] | None = None
+    def __init__(self, policy: PolicyStore, protected: Callable[[], set[int]], metrics: LearnerMetrics) -> None:
+        super().__init__("publisher")
+        self._policy, self._protected, self._metrics = policy, protected, metrics
 
     def publish(self, version: int, fill: Callable[[Path], None], commit: Callable[[], None]) -> None:
         """Start uploading `version`, whose files `fill` writes into a folder; then call `commit` on the same thread."""
-        self.join()
-        self._running = self._thread.submit(self._publish, version, fill, commit)
+        self.start(partial(self._publish, version, fill, commit))
 
-    def join(self) -> float:
-        """Wait for the publication under way; seconds it took (0 if there was none). Raises what went wrong in it."""
-        if self._running is None:
-            return 0.0
-        running, self._running = self._running, None
-        return running.result()
-
-    def check(self) -> None:
-        """Raise what went wrong in a publication that is over, without waiting for one that is not."""
-        if self._running is not None and self._running.done():
-            self._running.result()
-
-    def close(self) -> None:
-        """End the thread after the publication under way."""
-        self._thread.shutdown(wait=True)
-
-    def _publish(self, version: int, fill: Callable[[Path], None], commit: Callable[[], None]) -> float:
-        started = time.perf_counter()
-        # A folder of this number beyond the pointer is a crashed learner's upload that nobody was told of.
-        self._policy.write(version, fill, replace=True)
+    def _publish(self, version: int, fill: Callable[[Path], None], commit: Callable[[], None]) -> None:
+        while not self._written(version, fill):
+            if self.closing.wait(RETRY_SECONDS):
+                return
         commit()
         self._policy.prune(self._protected())
-        return time.perf_counter() - started
+
+    def _written(self, version: int, fill: Callable[[Path], None]) -> bool:
+        """False while the disk is full: what is published already serves on."""
+        try:
+            # A folder of this number beyond the pointer is a crashed learner's upload that nobody was told of.
+            self._policy.write(version, fill, replace=True)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            self._metrics.publication_failures.inc()
+            log.warning("no room for a policy version, tried again", version=version, seconds=RETRY_SECONDS)
+            return False
+        return True

@@ -1,4 +1,4 @@
-"""What a learner starts from and what it makes durable: checkpoints, and the steps since then that a restart repeats.
+"""What a learner starts from: the newest checkpoint, and the steps since then, which a restart repeats.
 
 Invariant: whenever the learner dies, the newest checkpoint, the journal and the groups still pending lead back to the
 committed step, with the same groups in the same order. Refuses to know why a batch was taken.
@@ -20,37 +20,17 @@ from broker.run_folder import RunFolder
 from broker.streams import Arrival, RolloutStream
 from consumer import checkpoint
 from consumer.dispatch import Dispatch
+from consumer.durability import Durability
 from consumer.evaluation import Evaluator
+from consumer.position import Position
 from consumer.settings import LearnerRecipe
 from consumer.trainer import Trainer
 from monitoring.metrics import LearnerMetrics
 
 
 @dataclass
-class Position:
-    """Where the learner stands."""
-
-    step: int = 0
-    version: int = 0  # of the weights in the trainer, published or about to be
-    steps_at_version: int = 0
-    sequence: int = 0  # of the newest durable checkpoint
-
-    def advance(self, *, publishing: bool) -> None:
-        """A step was taken."""
-        self.step += 1
-        self.steps_at_version += 1
-        if publishing:
-            self.publish()
-
-    def publish(self) -> None:
-        """The weights become a version of their own."""
-        self.version += 1
-        self.steps_at_version = 0
-
-
-@dataclass
 class Recovery:
-    """The durable side of one learner. `fill` writes a snapshot of the weights into a folder, as a policy version."""
+    """The beginning of one learner. `fill` writes a snapshot of the weights into a folder, as a policy version."""
 
     recipe: LearnerRecipe
     rollouts: RolloutStream
@@ -59,6 +39,7 @@ class Recovery:
     trainer: Trainer
     evaluator: Evaluator
     metrics: LearnerMetrics
+    durability: Durability
     fill: Callable[[Path, dict[str, Any]], None]
     at: Position
     log: structlog.stdlib.BoundLogger = field(default_factory=lambda: structlog.get_logger("learner"))
@@ -90,20 +71,11 @@ class Recovery:
         self.dispatch.refill()
         return pending
 
-    def make_durable(self) -> None:
-        """Write a checkpoint of the published steps; once it is durable they are final."""
-        entries = list(self.dispatch.journal)
-        if not entries:
-            return
-        self._write(entries, self.at.sequence + 1)
-        self.at.sequence += 1
-        self.dispatch.make_final(entries, self.at.sequence, self.dispatch.entry_ids)
-
     def _begin(self) -> None:
         """Checkpoint 0 first: from the first ticket on there is something to repeat from."""
         snapshot = self.trainer.snapshot()
         self.policy.write(0, lambda folder: self.fill(folder, snapshot), replace=True)
-        self._write([], 0)
+        self.durability.first()
         self.dispatch.open(0)
         self.evaluator.start(0, "start")
 
@@ -119,6 +91,7 @@ class Recovery:
         self.trainer.load_state_dict(found.state())
         self.at.step, self.at.version = document["step"], document["version"]
         self.at.sequence = document["sequence"]
+        self.durability.resumed(self.at.step)
         if sequence == document["sequence"] - 1:
             entries = [Entry.decode(entry) for entry in document["entries"]]
             ids = {t: e.encode() for t, e in document["entry_ids"].items()}
@@ -142,14 +115,3 @@ class Recovery:
             self.at.steps_at_version = 0 if entry.published else self.at.steps_at_version + 1
             self.log.info("repeated a step", step=entry.step, version=entry.version)
         return list(pending.values())
-
-    def _write(self, entries: list[Entry], sequence: int) -> None:
-        ids = {t: self.dispatch.entry_ids[t].decode() for entry in entries for t in entry.tickets}
-        document = {
-            "version": self.at.version,
-            "sequence": sequence,
-            "entries": [entry.encode() for entry in entries],
-            "entry_ids": ids,
-        }
-        keep = self.recipe.learner.keep_checkpoints
-        checkpoint.write(self._folder, self.at.step, self.trainer.state_dict(), document, keep)

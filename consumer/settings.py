@@ -34,7 +34,10 @@ class LearnerSettings(Section):
     gradient_checkpointing: bool = False
     threads: int = Field(0, ge=0, description="CPU threads; 0: torch's own choice")
     checkpoint_every: int = Field(10, ge=1, description="optimizer steps between durable checkpoints")
-    keep_checkpoints: int = Field(2, ge=1)
+    keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints that stay")
+    keep_every: int = Field(
+        0, ge=0, description="optimizer steps: the first checkpoint past each multiple stays as well; 0: none does"
+    )
     max_degenerate_in_a_row: int = Field(200, ge=1)
     stop_when_solved: bool = Field(
         True, description="end a run whose groups are all degenerate, saying `solved` or `no signal`"

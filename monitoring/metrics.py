@@ -26,7 +26,7 @@ from broker.schema import RolloutGroup
 
 LENGTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
-WAITING = ("none", "batch", "ticket", "no live generator", "publish", "task card", "replay", "evaluation")
+WAITING = ("none", "batch", "ticket", "no live generator", "publish", "task card", "replay", "evaluation", "checkpoint")
 
 
 class _Role:
@@ -209,6 +209,18 @@ class LearnerMetrics(_Role):
         )
         self.last_step = Gauge(
             "headrace_learner_last_step_timestamp_seconds", "When the last step was done.", registry=r
+        )
+        self.checkpoint_step = Gauge("headrace_learner_checkpoint_step", "Step of the newest checkpoint.", registry=r)
+        self.checkpoint_seconds = Histogram(
+            "headrace_learner_checkpoint_seconds", "Time to write a checkpoint.", buckets=SECONDS, registry=r
+        )
+        self.checkpoint_failures = Counter(
+            "headrace_learner_checkpoint_failures_total", "Checkpoints for which the disk had no room.", registry=r
+        )
+        self.publication_failures = Counter(
+            "headrace_learner_publication_failures_total",
+            "Uploads of weights for which the disk had no room.",
+            registry=r,
         )
         self.pass_at_1 = Gauge("headrace_learner_eval_pass_at_1", "Held-out pass@1 of the last evaluation.", registry=r)
 

@@ -55,7 +55,7 @@ def of(arrivals: list[Arrival]) -> list[tuple[bytes, str]]:
 
 
 def test_the_books_balance_wherever_a_ticket_is(redis: redis_library.Redis, ledger: Ledger, publish: Publish) -> None:
-    assert ledger.balance() == Balance(0, {}, frozenset(), frozenset())
+    assert ledger.balance() == Balance(0, {}, frozenset(), frozenset(), frozenset(), frozenset())
     issue(ledger, *range(6))
     assert ledger.waiting_tickets() == 6
     arrivals = publish(4)
@@ -69,6 +69,8 @@ def test_the_books_balance_wherever_a_ticket_is(redis: redis_library.Redis, ledg
     assert balance.balanced
     assert (balance.issued, balance.verdicts) == (6, {"trained": 2, "degenerate": 1})
     assert balance.unsettled == {"t0000000003", "t0000000004", "t0000000005"}
+    assert balance.published == {"t0000000003"}
+    assert balance.waiting == {"t0000000004", "t0000000005"}
 
 
 def test_what_is_unsettled_comes_in_order_of_issue_with_its_minimum(ledger: Ledger) -> None:

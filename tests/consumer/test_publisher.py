@@ -12,6 +12,7 @@ import redis
 from broker.keys import Keys
 from broker.policy import PolicyStore
 from consumer.publisher import Publisher
+from monitoring.metrics import LearnerMetrics
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def policy(redis: redis.Redis, keys: Keys, tmp_path: Path) -> PolicyStore:
 
 @pytest.fixture
 def publisher(policy: PolicyStore) -> Iterator[Publisher]:
-    made = Publisher(policy, lambda: {1})
+    made = Publisher(policy, lambda: {1}, LearnerMetrics())
     yield made
     made.close()
 
