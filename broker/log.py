@@ -17,10 +17,19 @@ LONGEST = 500
 
 
 def _shorten(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    """Cuts what a value looks like, whatever it is; of an exception's many lines, each."""
     for key, value in event.items():
-        if isinstance(value, bytes | str) and len(value) > LONGEST:
-            event[key] = f"{value[:LONGEST]!r}… ({len(value)})"
+        if key == "exception":
+            event[key] = "\n".join(_cut(line, line) for line in str(value).split("\n"))
+        elif isinstance(value, bytes | str):
+            event[key] = _cut(value, value)
+        elif not isinstance(value, int | float | None):
+            event[key] = _cut(repr(value), value)
     return event
+
+
+def _cut(shown: str | bytes, value: Any) -> Any:
+    return f"{shown[:LONGEST]!r}… ({len(shown)})" if len(shown) > LONGEST else value
 
 
 def setup(role: str) -> None:
@@ -32,8 +41,8 @@ def setup(role: str) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso"),
-            _shorten,
             structlog.processors.format_exc_info,
+            _shorten,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),

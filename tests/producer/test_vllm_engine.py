@@ -150,8 +150,7 @@ def started(run: Run[Any], folders: dict[int | str, Path]) -> Iterator[VllmEngin
     engine = AuditedEngine(str(folders["model"]), make_recipe())
     run(engine.start())
     yield engine
-    children = psutil.Process().children(recursive=True)
-    children = [child for child in children if "resource_tracker" not in " ".join(child.cmdline())]  # Python's own
+    children = [child for child in psutil.Process().children(recursive=True) if "VLLM" in child.name()]
     assert children
     run(engine.stop())
     _, alive = psutil.wait_procs(children, timeout=20)
