@@ -33,6 +33,7 @@ LEARNER_WAITS = {
     "task card": "waits for a generator to register the task",
     "replay": "repeats",
     "evaluation": "waits for the evaluation",
+    "checkpoint": "waits for the checkpoint",
 }
 
 
