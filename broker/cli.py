@@ -15,7 +15,7 @@ from typing import TypeVar
 import redis
 
 from broker.errors import Fenced, Refused
-from broker.files import FULL
+from broker.files import disk_full
 from broker.settings import RecipeBase, load
 
 R = TypeVar("R", bound=RecipeBase)
@@ -37,7 +37,7 @@ def guarded(main: Callable[[], None]) -> Callable[[], None]:
         except Fenced as error:
             _end(str(error), FENCED)
         except OSError as error:
-            if error.errno not in FULL:
+            if not disk_full(error):
                 raise
             _end(f"{error.strerror} in {error.filename}: free some, then the same command goes on", REFUSED)
         except (redis.ConnectionError, redis.TimeoutError) as error:

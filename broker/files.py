@@ -13,19 +13,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
+
+def disk_full(error: BaseException) -> bool:
+    """Python says it with an errno, the libraries written in Rust (safetensors) only in their message."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or f"os error {errno.ENOSPC}" in str(error)
 
 
 @contextmanager
 def room_for(what: str, folder: Path) -> Iterator[None]:
-    """Whatever the block raises because the disk is full becomes an `OSError` (ENOSPC) that names `what` and `folder`.
-
-    Python says it with an errno, the libraries written in Rust (safetensors) only in their message.
-    """
+    """What the block raises because the disk is full becomes an `OSError` (ENOSPC) that names `what` and `folder`."""
     try:
         yield
     except Exception as error:
-        if getattr(error, "errno", None) in FULL or f"os error {errno.ENOSPC}" in str(error):
+        if disk_full(error):
             raise OSError(errno.ENOSPC, f"no space left for {what}", str(folder)) from error
         raise
 

@@ -184,12 +184,6 @@ class Ledger:
         ids = frozenset(k.decode() for k in unsettled)
         return Balance(int(named.get("issued", 0)), _verdicts(named), ids, waiting, claimed, published, oldest)
 
-    def waiting_tickets(self) -> int:
-        """Tickets that no generator has claimed yet."""
-        groups: Any = self._client.xinfo_groups(self._keys.tickets(self.kind))
-        pending = next((g["pending"] for g in groups if g["name"] == GENERATORS.encode()), 0)
-        return int(self._client.xlen(self._keys.tickets(self.kind))) - int(pending)
-
 
 def _verdicts(books: dict[str, str]) -> dict[Verdict, int]:
     return {verdict: int(books[verdict]) for verdict in VERDICTS if verdict in books}

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+RETRY_SECONDS = 5.0  # after a job for which the disk had no room
+
 
 class Background:
     """One background thread; `join` before whatever must see a job's effects."""

@@ -6,7 +6,6 @@ last one stands, the learner trains on up to there and then waits, saying so. Re
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,17 +15,16 @@ from typing import Any
 import structlog
 from torch import Tensor
 
+from broker.files import disk_full
 from broker.ledger import Entry
 from broker.run_folder import RunFolder
 from consumer import checkpoint
-from consumer.background import Background
+from consumer.background import RETRY_SECONDS, Background
 from consumer.dispatch import Dispatch
 from consumer.position import Position
 from consumer.settings import LearnerRecipe
 from consumer.trainer import Trainer
 from monitoring.metrics import LearnerMetrics
-
-RETRY_SECONDS = 5.0  # after a checkpoint for which there was no room
 
 
 @dataclass
@@ -105,7 +103,7 @@ class Durability:
         try:
             self._write(state, self._document(entries, ids, sequence), step)
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            if not disk_full(error):
                 raise
             self.metrics.checkpoint_failures.inc()
             self.log.warning("no room for a checkpoint, the last one stands", step=step, last=self.durable)

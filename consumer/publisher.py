@@ -6,18 +6,16 @@ that are not there; publications happen one at a time, in order. Refuses to know
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import structlog
 
+from broker.files import disk_full
 from broker.policy import PolicyStore
-from consumer.background import Background
+from consumer.background import RETRY_SECONDS, Background
 from monitoring.metrics import LearnerMetrics
-
-RETRY_SECONDS = 5.0  # after an upload for which the disk had no room
 
 log = structlog.get_logger("learner")
 
@@ -25,30 +23,33 @@ log = structlog.get_logger("learner")
 class Publisher(Background):
     """Publications, one at a time."""
 
-    def __init__(self, policy: PolicyStore, protected: Callable[[], set[int]], metrics: LearnerMetrics) -> None:
+    def __init__(
+        self,
+        policy: PolicyStore,
+        protected: Callable[[], set[int]],
+        metrics: LearnerMetrics,
+        retry_seconds: float = RETRY_SECONDS,
+    ) -> None:
         super().__init__("publisher")
         self._policy, self._protected, self._metrics = policy, protected, metrics
+        self._retry_seconds = retry_seconds
 
     def publish(self, version: int, fill: Callable[[Path], None], commit: Callable[[], None]) -> None:
         """Start uploading `version`, whose files `fill` writes into a folder; then call `commit` on the same thread."""
         self.start(partial(self._publish, version, fill, commit))
 
     def _publish(self, version: int, fill: Callable[[Path], None], commit: Callable[[], None]) -> None:
-        while not self._written(version, fill):
-            if self.closing.wait(RETRY_SECONDS):
-                return
+        while True:
+            try:
+                # A folder of this number beyond the pointer is a crashed learner's upload that nobody was told of.
+                self._policy.write(version, fill, replace=True)
+                break
+            except OSError as error:
+                if not disk_full(error):
+                    raise
+                self._metrics.publication_failures.inc()
+                log.warning("no room for a policy version, tried again", version=version, seconds=self._retry_seconds)
+                if self.closing.wait(self._retry_seconds):
+                    raise  # never published: whoever waits for it must not take it for done
         commit()
         self._policy.prune(self._protected())
-
-    def _written(self, version: int, fill: Callable[[Path], None]) -> bool:
-        """False while the disk is full: what is published already serves on."""
-        try:
-            # A folder of this number beyond the pointer is a crashed learner's upload that nobody was told of.
-            self._policy.write(version, fill, replace=True)
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            self._metrics.publication_failures.inc()
-            log.warning("no room for a policy version, tried again", version=version, seconds=RETRY_SECONDS)
-            return False
-        return True

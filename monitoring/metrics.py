@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import HistogramMetricFamily
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from broker.errors import Refused
 from broker.schema import RolloutGroup
@@ -154,15 +155,13 @@ class CountedHistogram(Collector):
         """For the registry."""
         counts = dict(self._counts)
         bounds = [*self._buckets, math.inf]
-        buckets = [(_bound(b), float(sum(n for value, n in counts.items() if value <= b))) for b in bounds]
+        buckets = [
+            (floatToGoString(b), float(sum(n for value, n in counts.items() if value <= b)))  # type: ignore[no-untyped-call]
+            for b in bounds
+        ]
         family = HistogramMetricFamily(self._name, self._text)
         family.add_metric([], buckets, sum(value * n for value, n in counts.items()))
         yield family
-
-
-def _bound(bound: float) -> str:
-    """As Prometheus writes the label `le`."""
-    return "+Inf" if bound == math.inf else str(float(bound))
 
 
 class LearnerMetrics(_Role):

@@ -119,7 +119,6 @@ class TransformersEngine:
         if self._version < 0:
             raise RuntimeError("the engine holds no policy version")
         sampling, device = self._recipe.sampling, self._eos.device
-        limit = sampling.max_tokens
         generator = torch.Generator(device).manual_seed(seed)
         # The prompt is the same for all G: it is computed once, and its keys and values are repeated.
         inputs = torch.as_tensor(prompt, dtype=torch.long, device=device)[None]  # (1, P)
@@ -127,12 +126,12 @@ class TransformersEngine:
         out.past_key_values.batch_repeat_interleave(sampling.group_size)
         logits = out.logits[:, -1].expand(sampling.group_size, -1)  # (G, V)
         tokens, logprobs, ended = [], [], torch.zeros(sampling.group_size, dtype=torch.bool, device=device)
-        for length in range(1, limit + 1):
+        for length in range(1, sampling.max_tokens + 1):
             token, logprob = draw(logits, sampling.temperature, generator)
             tokens.append(token)
             logprobs.append(logprob)
             ended |= torch.isin(token, self._eos)
-            if length == limit or bool(ended.all()) or abandoned.is_set():
+            if length == sampling.max_tokens or bool(ended.all()) or abandoned.is_set():
                 break
             out = self._model(input_ids=token[:, None], past_key_values=out.past_key_values, use_cache=True)
             logits = out.logits[:, -1]

@@ -57,9 +57,9 @@ def of(arrivals: list[Arrival]) -> list[tuple[bytes, str]]:
 def test_the_books_balance_wherever_a_ticket_is(redis: redis_library.Redis, ledger: Ledger, publish: Publish) -> None:
     assert ledger.balance() == Balance(0, {}, frozenset(), frozenset(), frozenset(), frozenset())
     issue(ledger, *range(6))
-    assert ledger.waiting_tickets() == 6
+    assert len(ledger.balance().waiting) == 6
     arrivals = publish(4)
-    assert ledger.waiting_tickets() == 2
+    assert len(ledger.balance().waiting) == 2
     assert ledger.balance().balanced
     with ledger.transaction() as pipe:
         ledger.settle(pipe, of(arrivals[:2]), "trained")
@@ -71,6 +71,15 @@ def test_the_books_balance_wherever_a_ticket_is(redis: redis_library.Redis, ledg
     assert balance.unsettled == {"t0000000003", "t0000000004", "t0000000005"}
     assert balance.published == {"t0000000003"}
     assert balance.waiting == {"t0000000004", "t0000000005"}
+
+
+def test_a_ticket_in_a_generator_s_hands_is_found_there(redis: redis_library.Redis, keys: Keys, ledger: Ledger) -> None:
+    issue(ledger, 0, 1)
+    TicketStream(redis, redis, keys, "g", 60.0, 3).claim(1, block_seconds=0)
+    balance = ledger.balance()
+    assert balance.claimed == {"t0000000000"}
+    assert balance.waiting == {"t0000000001"}
+    assert balance.balanced
 
 
 def test_what_is_unsettled_comes_in_order_of_issue_with_its_minimum(ledger: Ledger) -> None:

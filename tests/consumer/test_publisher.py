@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +24,7 @@ def policy(redis: redis.Redis, keys: Keys, tmp_path: Path) -> PolicyStore:
 
 @pytest.fixture
 def publisher(policy: PolicyStore) -> Iterator[Publisher]:
-    made = Publisher(policy, lambda: {1}, LearnerMetrics())
+    made = Publisher(policy, lambda: {1}, LearnerMetrics(), retry_seconds=0.01)
     yield made
     made.close()
 
@@ -116,3 +118,36 @@ def test_what_a_crashed_learner_uploaded_without_telling_anyone_is_replaced(
     publisher.publish(1, weights("of the living"), lambda: None)
     publisher.join()
     assert (policy.open(1) / "weights").read_text() == "of the living"
+
+
+def full_for(times: int) -> Callable[[Path], None]:
+    """A disk that has room only after so many uploads."""
+    tried: list[Path] = []
+
+    def fill(folder: Path) -> None:
+        tried.append(folder)
+        if len(tried) <= times:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+        weights("at last")(folder)
+
+    return fill
+
+
+def test_an_upload_for_which_the_disk_has_no_room_is_tried_again(policy: PolicyStore, publisher: Publisher) -> None:
+    committed: list[int] = []
+    publisher.publish(1, full_for(2), lambda: committed.append(1))
+    publisher.join()
+    assert committed == [1]
+    assert policy.versions() == [1]
+
+
+def test_one_that_never_had_room_does_not_count_as_published_when_the_learner_ends(
+    policy: PolicyStore, publisher: Publisher
+) -> None:
+    committed: list[int] = []
+    publisher.publish(1, full_for(10**9), lambda: committed.append(1))
+    published = publisher.barrier()
+    publisher.close()
+    with pytest.raises(OSError, match="no space left for policy version 1"):
+        published()
+    assert (committed, policy.versions()) == ([], [])

@@ -552,6 +552,17 @@ def test_temperatures_that_vllm_would_raise_in_silence_are_refused(folders: dict
     assert "below temperature 0.01" in refusal(folders["model"], make_recipe(temperature=0.005))
 
 
+def test_a_lost_notice_costs_a_moment_and_not_a_recheck_interval() -> None:
+    from producer.quiet_executor import LOOK_AGAIN_MS, _briefly
+
+    waited: list[int | None] = []
+    wait = _briefly(waited.append)
+    wait(timeout_ms=5000)
+    wait(timeout_ms=3)
+    wait()
+    assert waited == [LOOK_AGAIN_MS, 3, LOOK_AGAIN_MS]
+
+
 def test_a_machine_without_vllm_is_told_what_to_do(
     folders: dict[int | str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

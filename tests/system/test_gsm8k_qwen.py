@@ -18,7 +18,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from broker.fingerprint import copy_tokenizer_files, tokenizer_hash
+from broker.fingerprint import tokenizer_hash
 from broker.policy import PolicyStore
 from broker.schema import RolloutGroup, decode_group
 from deploy.prepare import prepare
@@ -26,6 +26,7 @@ from producer.settings import TaskSettings
 from producer.tasks import make_task
 from producer.tokens import Tokens
 from tests.system.pipeline import ROOT, Pipeline, wait_until
+from tests.system.teaching import teach
 
 STEPS, GROUP, GROUPS_PER_STEP = 5, 8, 4
 LESSONS, ROWS = 200, 8
@@ -88,37 +89,24 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     """A model directory: random weights of Qwen's shape that have learnt to answer `#### ` and a random digit."""
-    folder = tmp_path_factory.mktemp("taught")
     untaught = prepare("random:qwen-tiny", tmp_path_factory.mktemp("models"))
     settings = TaskSettings(name="gsm8k", path=data, held_out=4)
-    tokens = Tokens(untaught, settings)
+    tokens, tokenizer, chance = (
+        Tokens(untaught, settings),
+        AutoTokenizer.from_pretrained(untaught),
+        np.random.default_rng(0),
+    )
     prompts = [tokens.prompt_ids(problem) for problem in make_task(settings, 0).train]
-    answers = [AutoTokenizer.from_pretrained(untaught)(f"#### {digit}")["input_ids"] for digit in range(10)]
-    model: Any = AutoModelForCausalLM.from_pretrained(untaught)
-    teach(model, prompts, np.array([[*answer, *tokens.stop_ids] for answer in answers]))
-    model.save_pretrained(folder)
-    copy_tokenizer_files(untaught, folder)
-    return folder
+    answers = np.array([[*tokenizer(f"#### {digit}")["input_ids"], *tokens.stop_ids] for digit in range(10)])
 
-
-def teach(model: Any, prompts: list[Any], answers: Any) -> None:
-    """Plain cross-entropy on `answers` (10, T), one at random behind the last tokens of each of `prompts` (P,).
-
-    How many of them varies, so that the answer does not depend on it.
-    """
-    chance, threads, width = np.random.default_rng(0), torch.get_num_threads(), answers.shape[1]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    torch.set_num_threads(1)
-    for _ in range(LESSONS):
+    def lesson() -> tuple[torch.Tensor, int]:
+        """An answer at random behind the last tokens of prompts; of how many must not matter to it."""
         length = int(np.exp(chance.uniform(np.log(8), np.log(min(map(len, prompts))))))
         ends = [prompts[which][-length:] for which in chance.integers(len(prompts), size=ROWS)]
-        ids = torch.tensor(np.concatenate([np.stack(ends), answers[chance.integers(10, size=ROWS)]], axis=1))
-        labels = ids.clone()
-        labels[:, :-width] = -100
-        model(input_ids=ids, labels=labels).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    torch.set_num_threads(threads)
+        chosen = answers[chance.integers(10, size=ROWS)]
+        return torch.tensor(np.concatenate([np.stack(ends), chosen], axis=1)), answers.shape[1]
+
+    return teach(untaught, tmp_path_factory.mktemp("taught"), (lesson() for _ in range(LESSONS)))
 
 
 def flags(model: Path, data: Path, engine: str) -> list[str]:

@@ -242,24 +242,40 @@ def the_learner_announces(scene: Scene, client: redis_library.Redis, *flags: str
     return keys_of(client)
 
 
-def test_a_tokenizer_that_differs_between_the_two_sides(
-    scene: Scene, redis: redis_library.Redis, redis_server: EmbeddedServer
+@pytest.mark.parametrize(
+    ("file", "old", "new", "line", "refusal"),
+    [
+        (
+            "chat_template.jinja",
+            "assistant",
+            "wizard",
+            r"tokenizer differs: here '[0-9a-f]{64}', the learner has '[0-9a-f]{64}': both sides must",
+            Scene.refusal,
+        ),
+        (
+            "config.json",
+            '"intermediate_size": 128',
+            '"intermediate_size": 256',
+            "model differs: here ",
+            Scene.refusal_here,
+        ),
+    ],
+    ids=["tokenizer", "network"],
+)
+def test_a_model_that_differs_between_the_two_sides(
+    scene: Scene,
+    redis: redis_library.Redis,
+    redis_server: EmbeddedServer,
+    file: str,
+    old: str,
+    new: str,
+    line: str,
+    refusal: Callable[..., str],
 ) -> None:
     the_learner_announces(scene, redis)
-    copy = scene.other_model("other", "chat_template.jinja", "assistant", "wizard")
-    line = scene.refusal("producer", "--run.model", str(copy), "--broker.url", redis_server.url)
-    assert re.match(r"tokenizer differs: here '[0-9a-f]{64}', the learner has '[0-9a-f]{64}': both sides must", line)
+    copy = scene.other_model("other", file, old, new)
+    assert re.match(line, refusal(scene, "producer", "--run.model", str(copy), "--broker.url", redis_server.url))
     assert not redis.exists(Keys("tiny").task_card), "it has registered nothing"
-
-
-def test_a_network_that_differs_between_the_two_sides(
-    scene: Scene, redis: redis_library.Redis, redis_server: EmbeddedServer
-) -> None:
-    the_learner_announces(scene, redis)
-    copy = scene.other_model("other", "config.json", '"intermediate_size": 128', '"intermediate_size": 256')
-    line = scene.refusal_here("producer", "--run.model", str(copy), "--broker.url", redis_server.url)
-    assert line.startswith("model differs: here ")
-    assert not redis.exists(Keys("tiny").task_card)
 
 
 def test_other_problems_than_the_first_generator_s(

@@ -21,7 +21,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from broker.fingerprint import copy_tokenizer_files
 from broker.joining import Fingerprint, announce
 from broker.settings import load
 from consumer.dispatch import problem_of, seed_of
@@ -32,6 +31,7 @@ from producer.tasks.base import resolve
 from producer.tokens import Tokens
 from producer.transformers_engine import TransformersEngine
 from tests.system.pipeline import ROOT, Pipeline, wait_until
+from tests.system.teaching import teach
 
 STEPS, GROUPS, GROUP_SIZE, RATE, SEED, VERSIONS = 5, 2, 8, 3e-3, 3, 9
 Weights = dict[str, Tensor]
@@ -66,22 +66,16 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model directory: `random:llama-tiny` after sixty steps of learning what an answer looks like."""
     root = tmp_path_factory.mktemp("models")
     folder = prepare("random:llama-tiny", root)
-    of, tokenizer = resolved(folder), AutoTokenizer.from_pretrained(folder)
+    of, tokenizer, luck = resolved(folder), AutoTokenizer.from_pretrained(folder), random.Random(0)
     tokens, problems = Tokens(folder, of.task), make_task(of.task, SEED).train
-    model: Any = AutoModelForCausalLM.from_pretrained(folder)
-    optimizer, luck = torch.optim.Adam(model.parameters(), lr=3e-3), random.Random(0)
-    for _ in range(60):
+
+    def lesson() -> tuple[Tensor, int]:
         numbers = luck.choice([range(10), range(10, 19)])  # answers of one length at a time
         answers = [[*tokenizer(str(luck.choice(numbers)))["input_ids"], *tokens.stop_ids] for _ in range(16)]
         rows = [[*tokens.prompt_ids(luck.choice(problems)).tolist(), *answer] for answer in answers]
-        ids, length = torch.tensor(rows), len(answers[0])
-        logits = model(input_ids=ids).logits[:, -length - 1 : -1]
-        torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, -length:].flatten()).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    model.save_pretrained(root / "taught")
-    copy_tokenizer_files(folder, root / "taught")
-    return root / "taught"
+        return torch.tensor(rows), len(answers[0])
+
+    return teach(folder, root / "taught", (lesson() for _ in range(60)))
 
 
 # -- the plain loop --------------------------------------------------------------------------------------------------
