@@ -91,11 +91,8 @@ def taught(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     """A model directory: random weights of Qwen's shape that have learnt to answer `#### ` and a random digit."""
     untaught = prepare("random:qwen-tiny", tmp_path_factory.mktemp("models"))
     settings = TaskSettings(name="gsm8k", path=data, held_out=4)
-    tokens, tokenizer, chance = (
-        Tokens(untaught, settings),
-        AutoTokenizer.from_pretrained(untaught),
-        np.random.default_rng(0),
-    )
+    tokens, tokenizer = Tokens(untaught, settings), AutoTokenizer.from_pretrained(untaught)
+    chance = np.random.default_rng(0)
     prompts = [tokens.prompt_ids(problem) for problem in make_task(settings, 0).train]
     answers = np.array([[*tokenizer(f"#### {digit}")["input_ids"], *tokens.stop_ids] for digit in range(10)])
 
