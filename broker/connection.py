@@ -1,13 +1,16 @@
 """Clients of the broker, and the one look at a server before anything is entrusted to it.
 
-Invariant: no client made here ever sends a command twice by itself, because one silently re-sent XADD made two entries;
-who may repeat what is the caller's decision. Refuses to know keys, streams and what the commands are for.
+Invariant: no client made here sends a command twice of its own accord, because one silently re-sent XADD made two
+entries. Whoever passes a `Patience` says that what he sends may be repeated: everything in `streams`, `policy` and
+`joining` may (scripts act on what is still pending only), transactions go through the fence instead.
+Refuses to know keys, streams and what the commands are for.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import redis
@@ -17,6 +20,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from broker.errors import Refused
+from broker.patience import Patience
 from broker.settings import BrokerSettings
 
 OLDEST = (7, 0)  # the first server with everything the scripts and streams use
@@ -25,7 +29,19 @@ LOADING_SECONDS = 120.0  # a server that was just restarted first reads its appe
 log = structlog.get_logger(__name__)
 
 
-def connect(settings: BrokerSettings, url: str, *, blocking_seconds: float = 0) -> redis.Redis:
+class PatientRedis(redis.Redis):
+    """Waits for a server that is away. Its pipelines do not."""
+
+    patience: Patience
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """As its base class does, again and again."""
+        return self.patience(partial(super().execute_command, *args, **options))
+
+
+def connect(
+    settings: BrokerSettings, url: str, *, blocking_seconds: float = 0, patience: Patience | None = None
+) -> redis.Redis:
     """A client with bytes responses; sends nothing before its first command. Raises `Refused` if `url` is no Redis URL.
 
     A client for commands that block up to `blocking_seconds` waits that much longer for replies than the others, so a
@@ -34,8 +50,9 @@ def connect(settings: BrokerSettings, url: str, *, blocking_seconds: float = 0) 
     options: dict[str, Any] = {"password": settings.password} if settings.password else {}
     if not url.startswith("unix:"):
         options["socket_keepalive"] = True
+    kind = redis.Redis if patience is None else PatientRedis
     try:
-        client = redis.Redis.from_url(
+        client = kind.from_url(
             url,
             protocol=2,  # one shape of replies on every server, and no settings pushed by it
             retry=Retry(NoBackoff(), 0),
@@ -50,7 +67,15 @@ def connect(settings: BrokerSettings, url: str, *, blocking_seconds: float = 0) 
             f"broker.url {redacted(url)} is not a Redis URL",
             "write redis://host:6379, rediss://host:6379 or unix:///path/to/socket; percent-encode special characters",
         ) from None
+    if isinstance(client, PatientRedis) and patience is not None:
+        client.patience = patience
+        pool.connection_kwargs["redis_connect_func"] = partial(_greet, patience)
     return client
+
+
+def _greet(patience: Patience, connection: Any) -> None:
+    connection.on_connect()
+    patience.connected()
 
 
 def require(client: redis.Redis) -> str:

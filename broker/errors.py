@@ -18,3 +18,7 @@ class Malformed(Exception):
 
 class Fenced(Exception):
     """Another learner has taken over this run; the one that sees this must stop without writing."""
+
+
+class Behind(Exception):
+    """Redis holds less than it has acknowledged: the run is taken up again from its newest checkpoint."""

@@ -39,6 +39,15 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Make `text` the content of `path`, durably: whatever happens, it is the old content or this one."""
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.write_text(text, encoding="utf-8")
+    flush(fresh)
+    fresh.rename(path)
+    flush(path.parent)
+
+
 def sha256(path: Path) -> str:
     """The sha256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:

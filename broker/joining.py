@@ -64,6 +64,7 @@ def announce(client: redis.Redis, keys: Keys, fingerprint: Fingerprint, recipe: 
     client.set(keys.fingerprint, json.dumps(asdict(fingerprint)), nx=True)
     agree(client, keys, fingerprint)
     client.set(keys.recipe, recipe)
+    client.delete(keys.finished)  # of an earlier end: there is more to do now
 
 
 def join(client: redis.Redis, keys: Keys, fingerprint: Fingerprint, seconds: float = 600.0) -> None:

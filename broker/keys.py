@@ -38,8 +38,13 @@ class Keys:
         return self._key("unsettled", kind)
 
     def ledger(self, kind: str) -> str:
-        """Hash of counters: issued, each verdict, and (train) epoch, sequence, step, policy_version."""
+        """Hash of counters: issued, each verdict, and (train) sequence, step, policy_version."""
         return self._key("ledger", kind)
+
+    @property
+    def writer(self) -> str:
+        """Who writes the books, and how many commits there were: `epoch commits owner`."""
+        return self._key("writer")
 
     @property
     def journal(self) -> str:

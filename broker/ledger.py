@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 import redis
 
-from broker.errors import Fenced
+from broker.cut import Cut, Open, Page
+from broker.fence import Fence
 from broker.keys import GENERATORS, LEARNER, Keys
 from broker.schema import Kind, Ticket, encode_ticket
 from broker.scripts import LOCATE
@@ -74,42 +75,52 @@ class Balance:
 
 
 class Ledger:
-    """The books of one kind of ticket. Only the learner writes them, fenced by its epoch."""
+    """The books of one kind of ticket. Only the learner writes them, behind its fence."""
 
     def __init__(
-        self, client: redis.Redis, keys: Keys, kind: Kind = "train", clock: Callable[[], float] = time.time
+        self,
+        client: redis.Redis,
+        keys: Keys,
+        kind: Kind = "train",
+        fence: Fence | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._client, self._keys, self.kind, self._clock = client, keys, kind, clock
         self._books, self._unsettled = keys.ledger(kind), keys.unsettled(kind)
-        self._epoch_key = keys.ledger("epoch")
-        self.epoch = 0
-
-    def take_over(self) -> None:
-        """Become the only writer: an older learner's next transaction raises `Fenced`."""
-        self.epoch = int(self._client.incr(self._epoch_key))
+        self.fence = fence or Fence(client, keys)
 
     @contextmanager
     def transaction(self) -> Iterator[Any]:
-        """One MULTI, refused whole with `Fenced` if another learner has taken over since."""
-        pipe = self._client.pipeline(transaction=True)
-        try:
-            pipe.watch(self._epoch_key)
-            if int(pipe.get(self._epoch_key) or 0) != self.epoch:
-                raise Fenced("another learner has taken over this run")
-            pipe.multi()
-            yield pipe
-            pipe.execute()
-        except redis.WatchError:
-            raise Fenced("another learner has taken over this run") from None
-        finally:
-            pipe.reset()
+        """One MULTI, exactly once. Raises `Fenced` if another learner has taken over, `Behind` if Redis lost data."""
+        pipe: Any = self._client.pipeline(transaction=True)  # only collects: the fence executes
+        yield pipe
+        self.fence.execute(pipe.command_stack)
 
     def issue(self, pipe: Any, tickets: Iterable[Ticket]) -> None:
         """Add tickets to the stream and to the books."""
+        now = self._clock()
         for ticket in tickets:
-            pipe.hset(self._unsettled, ticket.ticket_id, f"{ticket.min_policy_version} {self._clock():.3f}")
+            self._open(pipe, ticket, now)
             pipe.hincrby(self._books, "issued", 1)
-            pipe.xadd(self._keys.tickets(self.kind), {"ticket_id": ticket.ticket_id, "payload": encode_ticket(ticket)})
+
+    def rewrite(self, pipe: Any, page: Page, tickets: Iterable[Ticket]) -> None:
+        """Begin the books and streams of this kind anew from `page`, whose open tickets are `tickets`."""
+        for stream, group in ((self._keys.tickets(self.kind), GENERATORS), (self._keys.rollouts(self.kind), LEARNER)):
+            pipe.delete(stream)
+            pipe.xgroup_create(stream, group, id="0", mkstream=True)
+        pipe.delete(self._books, self._unsettled, *([self._keys.journal] if self.kind == "train" else []))
+        if page.counters:
+            pipe.hset(self._books, mapping=dict(page.counters))
+        for ticket in tickets:
+            self._open(pipe, ticket, page.unsettled[ticket.ticket_id].issued_at)
+
+    def _open(self, pipe: Any, ticket: Ticket, issued_at: float) -> None:
+        pipe.hset(self._unsettled, ticket.ticket_id, Open(ticket.min_policy_version, issued_at).encode())
+        pipe.xadd(self._keys.tickets(self.kind), {"ticket_id": ticket.ticket_id, "payload": encode_ticket(ticket)})
+
+    def cut(self) -> Cut:
+        """The books of all kinds as they are now."""
+        return self.fence.patience(lambda: Cut.take(self._client, self._keys))
 
     def settle(self, pipe: Any, entries: Sequence[tuple[bytes, str]], verdict: Verdict) -> None:
         """Final verdict over `(entry_id, ticket_id)`: acknowledge, trim, count, drop from `unsettled`."""
@@ -161,7 +172,7 @@ class Ledger:
     def unsettled(self) -> dict[str, int]:
         """ticket_id → min_policy_version of every ticket without a final verdict, in order of issue."""
         raw: Any = self._client.hgetall(self._unsettled)
-        return {k.decode(): int(v.split()[0]) for k, v in sorted(raw.items())}
+        return {k.decode(): Open.decode(v).min_policy_version for k, v in sorted(raw.items())}
 
     def entries(self) -> list[Entry]:
         """Steps committed since the last durable checkpoint, oldest first."""
@@ -180,7 +191,7 @@ class Ledger:
             books, unsettled, places = pipe.execute()
         named = {name.decode(): count.decode() for name, count in books.items()}
         waiting, claimed, published = (frozenset(t.decode("utf-8", "replace") for t in place) for place in places)
-        oldest = min((float(v.split()[1]) for v in unsettled.values()), default=None)
+        oldest = min((Open.decode(v).issued_at for v in unsettled.values()), default=None)
         ids = frozenset(k.decode() for k in unsettled)
         return Balance(int(named.get("issued", 0)), _verdicts(named), ids, waiting, claimed, published, oldest)
 

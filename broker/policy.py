@@ -26,12 +26,13 @@ import redis
 import structlog
 
 from broker.errors import Fenced, Malformed, Refused
-from broker.files import flush, room_for
+from broker.files import flush, replace_text, room_for
 from broker.keys import Keys
 from broker.manifest import NAME as MANIFEST_NAME
 from broker.manifest import Manifest, read, seal, verify
 
 OWNER = ".run"  # file with the name of the run whose versions these are
+USED = ".used"  # file with the highest number that the pointer was ever moved to, or was about to be
 POLL_SECONDS = 1.0  # what a lost wake-up costs a waiting reader
 PRUNING_SECONDS = 60.0  # after which the mark of a pruner that died lapses
 
@@ -66,24 +67,24 @@ class PolicyStore:
 
     def __init__(
         self,
-        redis: redis.Redis,
+        client: redis.Redis,
         keys: Keys,
         directory: Path,
         keep: int,
         lease_seconds: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._redis, self._keys, self._clock = redis, keys, clock
+        self._redis, self._keys, self._clock = client, keys, clock
         self.directory, self.keep, self.lease_seconds = directory, keep, lease_seconds
-        self._lease = redis.register_script(_LEASE)
-        self._mark = redis.register_script(_MARK)
+        self._lease = client.register_script(_LEASE)
+        self._mark = client.register_script(_MARK)
         self._swept = False
 
     def write(self, version: int, fill: Callable[[Path], None], *, replace: bool = False) -> Path:
         """Let `fill` write the files of `version` into a fresh folder and make it appear, complete, under its name.
 
         The same content again is accepted. Other content under a used number raises `Refused`, unless the earlier
-        upload is damaged, or `replace` corrects one that the pointer has not reached; so does a directory of another
+        upload is damaged, or `replace` corrects one that the pointer has never reached; so does a directory of another
         run. A full disk raises `OSError` naming the directory; `Fenced` says that another learner has begun to write.
         Blocks until everything is on disk.
         """
@@ -110,8 +111,17 @@ class PolicyStore:
         """Add to a MULTI: `version` is the newest from now on. Raises `FileNotFoundError` if it was never written."""
         if not (self.path(version) / MANIFEST_NAME).is_file():
             raise FileNotFoundError(errno.ENOENT, f"policy version {version} is not complete", str(self.path(version)))
+        if version > self.used():
+            replace_text(self.directory / USED, str(version))
         pipe.set(self._keys.policy, version)
         pipe.publish(self._keys.policy, version)
+
+    def used(self) -> int:
+        """The highest number that generators may have seen, whatever Redis has forgotten; -1 before the first."""
+        try:
+            return int((self.directory / USED).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return -1
 
     def newest(self) -> int | None:
         """The version that the pointer names; None before the first."""
@@ -121,16 +131,25 @@ class PolicyStore:
     def wait(self, after: int, timeout: float) -> int | None:
         """The newest version as soon as it is newer than `after`; None if that takes more than `timeout` seconds."""
         deadline = time.monotonic() + timeout
+        while True:
+            newest, left = self.newest(), deadline - time.monotonic()
+            if newest is not None and newest > after:
+                return newest
+            if left <= 0:
+                return None
+            # Whatever wakes us, the pointer decides; a broken connection wakes us, too.
+            with contextlib.suppress(redis.ConnectionError, redis.TimeoutError):
+                self._doze(after, deadline)
+
+    def _doze(self, after: int, deadline: float) -> None:
         client: Any = self._redis  # its pubsub is untyped
         with client.pubsub(ignore_subscribe_messages=True) as messages:
             messages.subscribe(self._keys.policy)
-            while True:
-                newest, left = self.newest(), deadline - time.monotonic()
-                if newest is not None and newest > after:
-                    return newest
+            while (newest := self.newest()) is None or newest <= after:
+                left = deadline - time.monotonic()
                 if left <= 0:
-                    return None
-                messages.get_message(timeout=min(left, POLL_SECONDS))  # whatever wakes us, the pointer decides
+                    return
+                messages.get_message(timeout=min(left, POLL_SECONDS))
 
     def lease(self, reader: str, version: int) -> None:
         """Keep `version` for `lease_seconds` more; replaces the reader's earlier lease. Comes before `open`.
@@ -217,8 +236,7 @@ class PolicyStore:
         if self._intact(version):
             if read(self.path(version), self._keys.run, version) == manifest:
                 return True
-            newest = self.newest()
-            if not replace or (newest is not None and version <= newest):
+            if not replace or version <= max(self.used(), self.newest() or -1):
                 raise Refused(
                     f"policy version {version} exists in {self.directory} with another content",
                     "a number is never used twice: continue from a newer checkpoint, or use another policy.directory",

@@ -21,6 +21,7 @@ MAX_PAYLOAD_BYTES = 64 << 20
 LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
 Kind = Literal["train", "eval"]
+KINDS: tuple[Kind, ...] = ("eval", "train")  # evaluation first: it is small and somebody looks at it
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
 

@@ -21,7 +21,7 @@ return redis.call('XADD', KEYS[2], '*', 'ticket_id', ARGV[3], 'payload', ARGV[4]
 RENEW = """
 local held = {}
 for i = 3, #ARGV do
-  local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1)
+  local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1)  -- no stream, no tickets
   if pending[1] and pending[1][2] == ARGV[2] then
     redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'JUSTID')
     held[#held + 1] = ARGV[i]
@@ -30,11 +30,12 @@ end
 return held
 """
 
-# Hand back: as idle as a lapsed ticket, with this delivery not counted against it.
+# Hand back: as idle as a lapsed ticket, with ARGV[6] deliveries (one or none) not counted against it.
 GIVE_BACK = """
-local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
+local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
 if not pending[1] or pending[1][2] ~= ARGV[2] then return 0 end
-redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[4], 0, ARGV[3], 'IDLE', ARGV[5], 'RETRYCOUNT', pending[1][4] - 1, 'JUSTID')
+local deliveries = pending[1][4] - ARGV[6]
+redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[4], 0, ARGV[3], 'IDLE', ARGV[5], 'RETRYCOUNT', deliveries, 'JUSTID')
 return 1
 """
 

@@ -53,6 +53,7 @@ class BrokerSettings(Section):
     password: str | None = Field(None, repr=False, exclude=True)
     connect_timeout: float = Field(5.0, gt=0)
     command_timeout: float = Field(20.0, gt=0)
+    patience: float = Field(600.0, ge=0, description="how long a running process waits for a Redis that is away")
     lease_seconds: float = Field(60.0, gt=0, description="a ticket whose owner is silent for this long goes to another")
     max_deliveries: int = Field(3, ge=1, description="deliveries of a ticket after which it is settled as failed")
 

@@ -15,9 +15,9 @@ import redis
 from broker import scripts
 from broker.errors import Malformed
 from broker.keys import GENERATORS, LEARNER, Keys
-from broker.schema import Kind, RolloutGroup, Ticket, decode_group, decode_ticket, encode_group, tombstone
+from broker.patience import Patience
+from broker.schema import KINDS, Kind, RolloutGroup, Ticket, decode_group, decode_ticket, encode_group, tombstone
 
-KINDS: tuple[Kind, ...] = ("eval", "train")  # evaluation first: it is small and somebody looks at it
 RETURNED = "returned"  # consumer name under which tickets that were handed back wait for anyone
 
 
@@ -69,8 +69,11 @@ class TicketStream:
         consumer: str,
         lease_seconds: float,
         max_deliveries: int,
+        patience: Patience | None = None,
     ) -> None:
         self._client, self._blocking, self._keys = client, blocking, keys
+        self.patience = patience or Patience(0.0)
+        self._connections = self.patience.connections
         self.consumer = consumer
         self.lease_seconds = lease_seconds
         self._max_deliveries = max_deliveries
@@ -78,25 +81,54 @@ class TicketStream:
         self._renew = client.register_script(scripts.RENEW)
         self._give_back = client.register_script(scripts.GIVE_BACK)
 
-    def claim(self, free: int, *, suspects: int = 0, block_seconds: float | None = None) -> list[Claim]:
+    def claim(self, free: int, *, held: Sequence[Claim] = (), block_seconds: float | None = None) -> list[Claim]:
         """At most `free` tickets: lapsed ones first, then evaluation, then training; blocks at most half a lease.
 
-        `suspects` is how many tickets with two or more deliveries the caller holds: at most one is held at a time, so a
-        ticket that kills its owner does not take its neighbours along for ever.
+        `held` is what the caller has in hand. At most one ticket with two or more deliveries is held at a time, so a
+        ticket that kills its owner does not take its neighbours along for ever; and none of them is claimed again.
         """
         longest = self.lease_seconds / 2
         block = longest if block_seconds is None else min(block_seconds, longest)
-        claims = self._reclaim(free, suspects)
+        try:
+            return self._claim(free, held, block)
+        except redis.ResponseError as error:
+            if not _no_group(error):
+                raise
+            create_groups(self._client, self._keys)  # Redis has lost everything: the learner will issue again
+            return []
+
+    def _claim(self, free: int, held: Sequence[Claim], block: float) -> list[Claim]:
+        claims = self._unheard(free, held)
+        claims += self._reclaim(free - len(claims), [*held, *claims])
         for kind in KINDS:
             if len(claims) < free:
                 claims += self._read(self._client, (kind,), free - len(claims), None)
         if claims or block <= 0:
-            return claims
-        # COUNT is per stream, so an unlucky read may bring one of each kind: the one too many goes back.
-        claims = self._read(self._blocking, KINDS, 1, block)
+            return self._at_most(free, claims)
+        # COUNT is per stream, so an unlucky read may bring one of each kind.
+        return self._at_most(free, self._read(self._blocking, KINDS, 1, block))
+
+    def _at_most(self, free: int, claims: list[Claim]) -> list[Claim]:
+        """The ones too many go back."""
         for extra in claims[free:]:
             self.give_back(extra)
         return claims[:free]
+
+    def _unheard(self, free: int, held: Sequence[Claim]) -> list[Claim]:
+        """After the connection broke: what was delivered to us in a reply that never came."""
+        connections, known = self.patience.connections, {claim.entry_id for claim in held}
+        if connections == self._connections:
+            return []
+        claims: list[Claim] = []
+        for kind in KINDS:
+            stream = self._keys.tickets(kind)
+            mine: Any = self._client.xpending_range(stream, GENERATORS, "-", "+", 1000, consumername=self.consumer)
+            for entry in mine:
+                if entry["message_id"] not in known and len(claims) < free:
+                    found: Any = self._client.xrange(stream, entry["message_id"], entry["message_id"])
+                    claims += self._decode(kind, found, entry["times_delivered"])
+        self._connections = connections
+        return claims
 
     def publish(self, claim: Claim, group: RolloutGroup) -> bool:
         """Publish the group of a claimed ticket; False if another was first (the copy is counted and dropped)."""
@@ -112,13 +144,13 @@ class TicketStream:
             ids = [c.entry_id for c in claims if c.ticket.kind == kind]
             if ids:
                 arguments: list[str | bytes] = [GENERATORS, self.consumer, *ids]
-                held |= set(self._renew([self._keys.tickets(kind)], arguments))
+                held |= set(self._renew([self._keys.tickets(kind)], arguments) or ())
         return held
 
-    def give_back(self, claim: Claim) -> bool:
-        """Hand a ticket back, unharmed, to whoever asks next."""
+    def give_back(self, claim: Claim, *, failed: bool = False) -> bool:
+        """Hand a ticket on to whoever asks next. Unless serving it has `failed`, it was not delivered to us at all."""
         idle = int(self.lease_seconds * 1000) + 1
-        args: list[str | bytes | int] = [GENERATORS, self.consumer, claim.entry_id, RETURNED, idle]
+        args: list[str | bytes | int] = [GENERATORS, self.consumer, claim.entry_id, RETURNED, idle, int(not failed)]
         return bool(self._give_back([self._keys.tickets(claim.ticket.kind)], args))
 
     def _read(self, client: redis.Redis, kinds: Sequence[Kind], count: int, block: float | None) -> list[Claim]:
@@ -128,19 +160,19 @@ class TicketStream:
         kinds_of = {self._keys.tickets(kind).encode(): kind for kind in kinds}
         return [c for stream, entries in _streams(reply) for c in self._decode(kinds_of[stream], entries, 1)]
 
-    def _reclaim(self, free: int, suspects: int) -> list[Claim]:
+    def _reclaim(self, free: int, held: Sequence[Claim]) -> list[Claim]:
         """Lapsed tickets, oldest first, until one is suspect."""
         claims: list[Claim] = []
         for kind in KINDS:
-            while len(claims) < free and suspects + sum(c.suspect for c in claims) == 0:
-                found = self._lapsed(kind)
+            while len(claims) < free and not any(c.suspect for c in (*held, *claims)):
+                found = self._lapsed(kind, {claim.entry_id for claim in held})
                 if found is None:
                     break
                 claims += found
         return claims
 
-    def _lapsed(self, kind: Kind) -> list[Claim] | None:
-        """One lapsed ticket in our name; [] if it was settled as undeliverable; None if there is none."""
+    def _lapsed(self, kind: Kind, held: set[bytes]) -> list[Claim] | None:
+        """One lapsed ticket in our name; [] if it needs no serving (any more); None if there is none."""
         stream, cursor = self._keys.tickets(kind), b"0-0"
         idle = int(self.lease_seconds * 1000)
         while True:
@@ -150,8 +182,14 @@ class TicketStream:
                 break
             if cursor == b"0-0":
                 return None
-        pending: Any = self._client.xpending_range(stream, GENERATORS, entries[0][0], entries[0][0], 1)
+        entry_id = entries[0][0]
+        pending: Any = self._client.xpending_range(stream, GENERATORS, entry_id, entry_id, 1)
         deliveries = pending[0]["times_delivered"] if pending else 1
+        if entry_id in held:  # we slept through our own lease, nobody took it: that was no delivery
+            self._client.xclaim(
+                stream, GENERATORS, self.consumer, 0, [entry_id], retrycount=max(1, deliveries - 1), justid=True
+            )
+            return []
         kept = []
         for claim in self._decode(kind, entries, deliveries):
             if deliveries > self._max_deliveries:
@@ -182,21 +220,46 @@ class TicketStream:
 class RolloutStream:
     """The learner's end: one named consumer, whose pending entries survive it."""
 
-    def __init__(self, client: redis.Redis, blocking: redis.Redis, keys: Keys, consumer: str = "learner") -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        blocking: redis.Redis,
+        keys: Keys,
+        consumer: str = "learner",
+        patience: Patience | None = None,
+    ) -> None:
         self._client, self._blocking, self._keys = client, blocking, keys
         self._consumer = consumer
+        self._patience = patience or Patience(0.0)
+        self._connections = self._patience.connections
+
+    @property
+    def disturbed(self) -> bool:
+        """A connection was made since `pending`: a reply may have been lost, or Redis may have lost something."""
+        return self._patience.connections != self._connections
 
     def claim(self, count: int, block_seconds: float) -> list[Arrival]:
         """Newly published groups of both kinds, at most `count` of each; waits `block_seconds` for the first."""
         streams: dict[Any, Any] = {self._keys.rollouts(kind): ">" for kind in KINDS}
         block = max(1, int(block_seconds * 1000)) if block_seconds > 0 else None
         client = self._blocking if block else self._client
-        reply: Any = client.xreadgroup(LEARNER, self._consumer, streams, count=count, block=block)
+        try:
+            reply: Any = client.xreadgroup(LEARNER, self._consumer, streams, count=count, block=block)
+        except redis.ResponseError as error:
+            if not _no_group(error):
+                raise
+            create_groups(self._client, self._keys)
+            self._connections = -1  # and whoever asks is told to look at everything again
+            return []
         return self._arrivals(reply)
+
+    def holds(self, kind: Kind, entry_id: bytes) -> bool:
+        """The entry is still there."""
+        return bool(self._client.xrange(self._keys.rollouts(kind), entry_id, entry_id))
 
     def pending(self) -> list[Arrival]:
         """Everything claimed earlier and not settled yet, oldest first: what a restarted learner begins with."""
-        found: list[Arrival] = []
+        connections, found = self._patience.connections, list[Arrival]()
         for kind in KINDS:
             last = b"0"
             while True:
@@ -208,6 +271,7 @@ class RolloutStream:
                     break
                 found += arrivals
                 last = arrivals[-1].entry_id
+        self._connections = connections
         return found
 
     def _arrivals(self, reply: Any) -> list[Arrival]:
@@ -229,6 +293,10 @@ def _arrival(entry_id: bytes, fields: dict[bytes, bytes], kind: Kind) -> Arrival
     except Malformed as error:
         return Arrival(entry_id, kind, ticket_id, None, str(error), payload)
     return Arrival(entry_id, kind, ticket_id, group)
+
+
+def _no_group(error: redis.ResponseError) -> bool:
+    return "NOGROUP" in str(error)
 
 
 def _streams(reply: Any) -> list[tuple[bytes, list[Any]]]:

@@ -7,15 +7,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import structlog
 import torch
 
 from broker.cli import guarded, process_recipe
 from broker.connection import connect, require
+from broker.errors import Behind
+from broker.fence import Fence
 from broker.fingerprint import copy_tokenizer_files
 from broker.joining import Fingerprint, agree, announce, wait_for_task
 from broker.keys import Keys
 from broker.ledger import Ledger
 from broker.log import setup
+from broker.patience import Patience
 from broker.policy import PolicyStore
 from broker.run_folder import RunFolder
 from broker.settings import redis_url
@@ -45,10 +49,11 @@ def fill_version(model: PolicyModel, source: Path, folder: Path, snapshot: dict[
 
 def build(recipe: ProcessRecipe, metrics: LearnerMetrics) -> Learner:
     """Connect, become the run's only learner, load the model, wait for the task."""
-    url = redis_url(recipe.broker)
-    client = connect(recipe.broker, url)
-    require(client)
-    blocking = connect(recipe.broker, url, blocking_seconds=CLAIM_SECONDS)
+    url, patience = redis_url(recipe.broker), Patience(recipe.broker.patience, metrics.redis_missed)
+    with connect(recipe.broker, url) as impatient:
+        require(impatient)
+    client = connect(recipe.broker, url, patience=patience)
+    blocking = connect(recipe.broker, url, blocking_seconds=CLAIM_SECONDS, patience=patience)
     keys, source, folder = Keys(recipe.run.name), Path(recipe.run.model), RunFolder.of(recipe.run)
     folder.make()
     fingerprint = Fingerprint.of(recipe)
@@ -56,9 +61,9 @@ def build(recipe: ProcessRecipe, metrics: LearnerMetrics) -> Learner:
     model = PolicyModel.load(source, recipe, recipe.learner)
     announce(client, keys, fingerprint, json.dumps(recipe.model_dump(mode="json")))
     create_groups(client, keys)
-    ledger, evaluations = Ledger(client, keys), Ledger(client, keys, "eval")
-    ledger.take_over()
-    evaluations.epoch = ledger.epoch
+    fence = Fence(client, keys, patience)
+    ledger, evaluations = Ledger(client, keys, "train", fence), Ledger(client, keys, "eval", fence)
+    fence.take_over()
     metrics.waiting("task card")
     card = wait_for_task(client, keys)
     settings = recipe.learner
@@ -76,7 +81,7 @@ def build(recipe: ProcessRecipe, metrics: LearnerMetrics) -> Learner:
         recipe,
         client,
         keys,
-        RolloutStream(client, blocking, keys),
+        RolloutStream(client, blocking, keys, patience=patience),
         Dispatch(ledger, policy, flow),
         policy,
         Trainer(model, recipe),
@@ -85,6 +90,22 @@ def build(recipe: ProcessRecipe, metrics: LearnerMetrics) -> Learner:
         metrics,
         partial(fill_version, model, source),
     )
+
+
+def finish(recipe: ProcessRecipe, metrics: LearnerMetrics) -> bool:
+    """Run to the end; False if Redis has lost something, and the run is to be taken up again from its checkpoint."""
+    learner = build(recipe, metrics)
+    try:
+        outcome = learner.run()
+    except Behind as loss:
+        structlog.get_logger("learner").warning(
+            "the run is taken up again from its newest checkpoint", because=str(loss)
+        )
+        return False
+    final = RunFolder.of(recipe.run).model
+    fill_version(learner.trainer.model, Path(recipe.run.model), final, learner.trainer.snapshot())
+    learner.client.set(learner.keys.finished, outcome)
+    return True
 
 
 @guarded
@@ -97,11 +118,8 @@ def main() -> None:
     metrics = LearnerMetrics()
     server = serve(metrics, recipe.monitoring.host, recipe.monitoring.learner_port, metrics.health)
     try:
-        learner = build(recipe, metrics)
-        outcome = learner.run()
-        final = RunFolder.of(recipe.run).model
-        fill_version(learner.trainer.model, Path(recipe.run.model), final, learner.trainer.snapshot())
-        learner.client.set(learner.keys.finished, outcome)
+        while not finish(recipe, metrics):
+            pass
     finally:
         server.stop()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from broker.errors import Refused
+from broker.cut import Cut
+from broker.errors import Malformed, Refused
 from broker.files import flush, room_for, sha256
 
 STATE, DOCUMENT = "state.safetensors", "checkpoint.json"
@@ -31,11 +33,24 @@ class Checkpoint:
     folder: Path
     document: dict[str, Any]
 
+    @property
+    def step(self) -> int:
+        """Optimizer steps that are in it."""
+        return int(self.document["step"])
+
+    @property
+    def cut(self) -> Cut:
+        """The books when its newest step was committed. Raises `Refused`."""
+        try:
+            return Cut.decode(self.document.get("cut"))
+        except Malformed:
+            raise _damaged(self.folder) from None
+
     def state(self) -> dict[str, Tensor]:
         """The tensors, verified against the checksum. Raises `Refused` when the file is not what was written."""
         path = self.folder / STATE
         if sha256(path) != self.document["sha256"]:
-            raise Refused(f"checkpoint {self.folder} is damaged", "delete that folder to resume from the one before it")
+            raise _damaged(self.folder)
         return load_file(path)
 
 
@@ -78,25 +93,54 @@ def newest(root: Path) -> Checkpoint | None:
     for leftover in root.glob(".step-*"):
         shutil.rmtree(leftover)
     folders = _folders(root)
-    if not folders:
-        return None
+    return _read(folders[-1]) if folders else None
+
+
+def named(root: Path, step: int) -> Checkpoint:
+    """The checkpoint of `step`. Raises `Refused`."""
+    folders = {_step(folder): folder for folder in (_folders(root) if root.is_dir() else [])}
+    if step not in folders:
+        there = ", ".join(map(str, folders)) or "none"
+        raise Refused(f"there is no checkpoint of step {step} in {root}", f"there are: {there}")
+    return _read(folders[step])
+
+
+def abandon(root: Path, step: int) -> list[Path]:
+    """Set aside every checkpoint beyond `step`, under a name that no learner looks at; where they are now."""
+    aside = []
+    for folder in _folders(root):
+        if _step(folder) > step:
+            aside.append(folder.rename(root / f"abandoned-{folder.name}-{uuid.uuid4().hex[:6]}"))
+    flush(root)
+    return aside
+
+
+def _read(folder: Path) -> Checkpoint:
     try:
-        return Checkpoint(folders[-1], json.loads((folders[-1] / DOCUMENT).read_text()))
+        return Checkpoint(folder, json.loads((folder / DOCUMENT).read_text()))
     except (OSError, ValueError):
-        raise Refused(
-            f"checkpoint {folders[-1]} is damaged", "delete that folder to resume from the one before it"
-        ) from None
+        raise _damaged(folder) from None
+
+
+def _damaged(folder: Path) -> Refused:
+    older = [step for step in map(_step, _folders(folder.parent)) if step < _step(folder)]
+    remedy = f"--learner.resume {older[-1]} goes on from the one before it" if older else "there is none before it"
+    return Refused(f"checkpoint {folder} is damaged", remedy)
 
 
 def milestones(folders: Sequence[Path], every: int) -> list[Path]:
     """Of checkpoints, oldest first, the first at or past each multiple of `every` steps above 0."""
     found, reached = [], 0
     for folder in folders:
-        passed = int(folder.name.removeprefix("step-")) // every if every else 0
+        passed = _step(folder) // every if every else 0
         if passed > reached:
             found.append(folder)
             reached = passed
     return found
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def _folders(root: Path) -> list[Path]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from broker.cut import Cut, Page
 from broker.ledger import Entry, Ledger, Verdict
 from broker.policy import PolicyStore
 from broker.schema import Ticket
@@ -42,6 +43,11 @@ def ticket_id_of(number: int) -> str:
     return f"t{number:010d}"
 
 
+def number_of(ticket_id: str) -> int:
+    """The reverse of `ticket_id_of`."""
+    return int(ticket_id[1:])
+
+
 @dataclass(frozen=True)
 class Flow:
     """The numbers that govern the flow of train tickets."""
@@ -51,6 +57,12 @@ class Flow:
     total_groups: int
     problems: int
     seed: int
+
+
+def ticket_of(flow: Flow, number: int, min_policy_version: int) -> Ticket:
+    """The train ticket `number`, the same whenever it is issued: from nothing but its number and the run's settings."""
+    problem = problem_of(flow.seed, number, flow.problems)
+    return Ticket(ticket_id_of(number), problem, seed_of(flow.seed, number), min_policy_version)
 
 
 @dataclass
@@ -67,6 +79,8 @@ class Dispatch:
     taken: set[str] = field(default_factory=set)  # those of them that are in a batch
     journal: list[Entry] = field(default_factory=list)  # steps since the last durable checkpoint
     entry_ids: dict[str, bytes] = field(default_factory=dict)  # of trained groups that are not final yet
+    cuts: dict[int, Cut] = field(default_factory=dict)  # step → the books when it was committed; see `keep_cut`
+    kept: int | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def open(self, version: int) -> None:
@@ -91,6 +105,8 @@ class Dispatch:
             self.trained = self.ledger.count("trained") + len(since)
             self.in_play = {t: m for t, m in self.ledger.unsettled().items() if t not in since or t in held}
             self.taken = set(held)
+            if self.journal:
+                self.cuts = {self.journal[-1].step: self.ledger.cut()}
 
     def refill(self) -> None:
         """Issue what credit is free: after a restart, or when the number of steps was raised."""
@@ -100,6 +116,21 @@ class Dispatch:
                 with self.ledger.transaction() as pipe:
                     self.ledger.issue(pipe, tickets)
                 self._issued(tickets)
+
+    def tickets(self, page: Page) -> list[Ticket]:
+        """The open tickets of a page, as they were issued."""
+        opened = page.unsettled.items()
+        return [ticket_of(self.flow, number_of(t), value.min_policy_version) for t, value in opened]
+
+    def entry_of(self, ticket_id: str) -> bytes | None:
+        """The entry with the group of a ticket that was trained on and is not final."""
+        with self.lock:
+            return self.entry_ids.get(ticket_id)
+
+    def adopt(self, arrival: Arrival) -> None:
+        """The group of a ticket that was trained on is another entry now."""
+        with self.lock:
+            self.entry_ids[arrival.ticket_id] = arrival.entry_id
 
     def waiting(self) -> Mapping[str, int]:
         """Tickets in no batch yet → min_policy_version, in order of issue."""
@@ -177,6 +208,13 @@ class Dispatch:
                 self.taken.discard(ticket_id)
             if publish:
                 self._issued(tickets)
+                self.cuts = {number: cut for number, cut in self.cuts.items() if number == self.kept}
+                self.cuts[step] = self.ledger.cut()
+
+    def keep_cut(self, step: int) -> None:
+        """The books as of this step, the newest committed or about to be, will be asked for: others come and go."""
+        with self.lock:
+            self.kept = step
 
     def make_final(self, entries: Sequence[Entry], sequence: int, entry_ids: Mapping[str, bytes]) -> None:
         """The checkpoint that holds these steps is durable: acknowledge, count and forget them, in one MULTI.
@@ -209,11 +247,7 @@ class Dispatch:
 
     def _tickets(self, count: int) -> list[Ticket]:
         flow = self.flow
-        numbers = range(self.issued, self.issued + count)
-        return [
-            Ticket(ticket_id_of(n), problem_of(flow.seed, n, flow.problems), seed_of(flow.seed, n), self.version)
-            for n in numbers
-        ]
+        return [ticket_of(flow, n, self.version) for n in range(self.issued, self.issued + count)]
 
     def _issued(self, tickets: Sequence[Ticket]) -> None:
         self.issued += len(tickets)

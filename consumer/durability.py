@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 from torch import Tensor
 
+from broker.cut import Cut
 from broker.files import disk_full
 from broker.ledger import Entry
 from broker.run_folder import RunFolder
@@ -25,6 +26,11 @@ from consumer.position import Position
 from consumer.settings import LearnerRecipe
 from consumer.trainer import Trainer
 from monitoring.metrics import LearnerMetrics
+
+
+def named_versions(cut: Cut) -> frozenset[int]:
+    """The policy versions that open tickets name."""
+    return frozenset(opened.min_policy_version for page in cut.pages.values() for opened in page.unsettled.values())
 
 
 @dataclass
@@ -41,17 +47,21 @@ class Durability:
     begun: int = 0  # step of the newest checkpoint that was begun
     durable: int = 0  # step of the newest one on disk
     write: Callable[..., object] = checkpoint.write
+    named: frozenset[int] = frozenset()  # versions that open tickets of the newest one on disk name
+    resumed_from: int | None = None  # the step of the last named rollback
     retry_at: float | None = None  # on `clock`, after one that failed
     thread: Background = field(default_factory=lambda: Background("checkpoints"))
     log: structlog.stdlib.BoundLogger = field(default_factory=lambda: structlog.get_logger("learner"))
 
     def first(self) -> None:
         """Checkpoint 0, before the first ticket, in the foreground. Raises `OSError` (ENOSPC) where it has no room."""
-        self._write(self.trainer.state_dict(), self._document([], {}, 0), 0)
+        self._write(self.trainer.state_dict(), self._document([], {}, 0, Cut.nothing()), 0)
 
-    def resumed(self, step: int) -> None:
-        """The learner stands on the durable checkpoint of `step`."""
-        self.begun = self.durable = step
+    def resumed(self, found: checkpoint.Checkpoint) -> None:
+        """The learner stands on this durable checkpoint."""
+        self.begun = self.durable = found.step
+        self.named = named_versions(found.cut)
+        self.resumed_from = found.document.get("resumed_from")
 
     @property
     def due(self) -> bool:
@@ -69,6 +79,7 @@ class Durability:
         """Copy the state as it is now and write it on the thread, after `published` (a wait for its version)."""
         self.thread.join()
         self.begun = self.at.step
+        self.dispatch.keep_cut(self.at.step)
         self.thread.start(partial(self._make_durable, published, self.trainer.state_dict(), self.at.step))
 
     def catch_up(self, published: Callable[[], object]) -> None:
@@ -97,11 +108,12 @@ class Durability:
         with self.dispatch.lock:
             entries = [entry for entry in self.dispatch.journal if entry.step <= step]
             ids = {t: self.dispatch.entry_ids[t] for entry in entries for t in entry.tickets}
-        if not entries:
+            cut = self.dispatch.cuts.get(step)
+        if not entries or cut is None:  # none: nothing was committed since the last one
             return
         sequence = self.at.sequence + 1
         try:
-            self._write(state, self._document(entries, ids, sequence), step)
+            self._write(state, self._document(entries, ids, sequence, cut), step)
         except OSError as error:
             if not disk_full(error):
                 raise
@@ -110,11 +122,13 @@ class Durability:
             self.begun, self.retry_at = self.durable, self.clock() + RETRY_SECONDS
             return
         self.retry_at = None
-        self.at.sequence, self.durable = sequence, step
+        self.at.sequence, self.durable, self.named = sequence, step, named_versions(cut)
         self.dispatch.make_final(entries, sequence, ids)
 
-    def _document(self, entries: list[Entry], ids: dict[str, bytes], sequence: int) -> dict[str, Any]:
+    def _document(self, entries: list[Entry], ids: dict[str, bytes], sequence: int, cut: Cut) -> dict[str, Any]:
         return {
+            "cut": cut.encode(),
+            "resumed_from": self.resumed_from,
             "version": entries[-1].version if entries else self.at.version,
             "sequence": sequence,
             "entries": [entry.encode() for entry in entries],

@@ -60,30 +60,32 @@ class Evaluator:
     """Issues and collects evaluations; at most one ledger transaction for each end of one."""
 
     def __init__(self, ledger: Ledger, problems: int, seed: int, record: Callable[[Record], None]) -> None:
-        self._ledger, self._problems, self._seed, self._record = ledger, problems, seed, record
+        self.ledger, self._problems, self._seed, self._record = ledger, problems, seed, record
         self.running: dict[tuple[int, str], Evaluation] = {}
 
     def resume(self) -> None:
         """Take up the evaluations whose tickets are still unsettled."""
-        for ticket_id in self._ledger.unsettled():
+        for ticket_id in self.ledger.unsettled():
             version, label, _ = ticket_id[1:].split("-")
             key = (int(version), label)
             known = self.running.get(key)
             tickets = (known.tickets if known else frozenset()) | {ticket_id}
             self.running[key] = Evaluation(int(version), label, tickets)
 
+    def ticket(self, ticket_id: str) -> Ticket:
+        """The ticket of that id, the same whenever it is issued."""
+        version, _, number = ticket_id[1:].split("-")
+        return Ticket(ticket_id, int(number), seed_of(self._seed, int(number)), int(version), "eval")
+
     def start(self, version: int, label: str) -> bool:
         """Issue an evaluation unless this one was issued before; True if it was issued."""
         mark = f"{label}:{version}"
-        if self._problems == 0 or mark in self._ledger.books():
+        if self._problems == 0 or mark in self.ledger.books():
             return False
-        tickets = [
-            Ticket(eval_id(version, label, n), n, seed_of(self._seed, n), version, "eval")
-            for n in range(self._problems)
-        ]
-        with self._ledger.transaction() as pipe:
-            self._ledger.mark(pipe, mark, "issued")
-            self._ledger.issue(pipe, tickets)
+        tickets = [self.ticket(eval_id(version, label, n)) for n in range(self._problems)]
+        with self.ledger.transaction() as pipe:
+            self.ledger.mark(pipe, mark, "issued")
+            self.ledger.issue(pipe, tickets)
         ids = frozenset(t.ticket_id for t in tickets)
         self.running[version, label] = Evaluation(version, label, ids)
         return True
@@ -91,25 +93,29 @@ class Evaluator:
     def add(self, arrival: Arrival) -> None:
         """Take an answer in; the last one of an evaluation writes its record and settles it."""
         for key, evaluation in list(self.running.items()):
-            if arrival.ticket_id in evaluation.tickets and arrival.ticket_id not in evaluation.arrived:
+            if arrival.ticket_id not in evaluation.tickets:
+                continue
+            if evaluation.arrived.get(arrival.ticket_id, (b"", None))[0] == arrival.entry_id:
+                return  # read again after the connection broke
+            if arrival.ticket_id not in evaluation.arrived:
                 evaluation.arrived[arrival.ticket_id] = (arrival.entry_id, arrival.group)
                 if arrival.group is None:
-                    with self._ledger.transaction() as pipe:
-                        self._ledger.dead_letter(pipe, arrival.ticket_id, arrival.malformed, arrival.payload)
+                    with self.ledger.transaction() as pipe:
+                        self.ledger.dead_letter(pipe, arrival.ticket_id, arrival.malformed, arrival.payload)
                 if evaluation.complete:
                     self._finish(evaluation)
                     del self.running[key]
                 return
-        with self._ledger.transaction() as pipe:
-            self._ledger.dead_letter(
+        with self.ledger.transaction() as pipe:
+            self.ledger.dead_letter(
                 pipe, arrival.ticket_id, arrival.malformed or "no such evaluation ticket", arrival.payload
             )
-            self._ledger.discard(pipe, arrival.entry_id)
+            self.ledger.discard(pipe, arrival.entry_id)
 
     def _finish(self, evaluation: Evaluation) -> None:
         self._record(evaluation.record())
         good = [(e, t) for t, (e, g) in evaluation.arrived.items() if g is not None and not g.failed]
         bad = [(e, t) for t, (e, g) in evaluation.arrived.items() if g is None or g.failed]
-        with self._ledger.transaction() as pipe:
-            self._ledger.settle(pipe, good, "evaluated")
-            self._ledger.settle(pipe, bad, "failed")
+        with self.ledger.transaction() as pipe:
+            self.ledger.settle(pipe, good, "evaluated")
+            self.ledger.settle(pipe, bad, "failed")

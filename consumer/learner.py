@@ -209,14 +209,18 @@ class Learner:
         reason = why.reason if self._anyone_alive() else "no live generator"
         self.metrics.waiting(reason, why.ticket_id)
         with self.metrics.phase("wait"):
-            arrivals = self.rollouts.claim(CLAIM_COUNT, CLAIM_SECONDS)
+            arrivals = self._claim()
         for arrival in arrivals:
             self._receive(arrival)
 
     def _receive(self, arrival: Arrival) -> None:
         if arrival.kind == "eval":
             self.evaluator.add(arrival)
-        elif not self.dispatch.expects(arrival.ticket_id) or arrival.ticket_id in self.buffer:
+        elif (held := self._entry_of(arrival.ticket_id)) == arrival.entry_id:
+            return  # read again after the connection broke
+        elif held is not None and not self.rollouts.holds(arrival.kind, held):
+            self._adopt(arrival)
+        elif not self.dispatch.expects(arrival.ticket_id) or held is not None:
             self.log.warning("a stranger's message, or a copy", ticket=arrival.ticket_id, reason=arrival.malformed)
             self.dispatch.discard(arrival, arrival.malformed or "no such ticket, or a copy")
         elif arrival.group is None:
@@ -228,6 +232,25 @@ class Learner:
             if not arrival.group.failed and not arrival.group.degenerate:
                 self.degenerate_in_a_row, self.all_solved = 0, True
 
+    def _entry_of(self, ticket_id: str) -> bytes | None:
+        held = self.buffer.held.get(ticket_id)
+        return self.dispatch.entry_of(ticket_id) if held is None else held.entry_id
+
+    def _adopt(self, arrival: Arrival) -> None:
+        """Redis has lost the group that we hold, and the ticket was answered again: from now on this is its group."""
+        self.log.warning("a group that Redis had lost came again", ticket=arrival.ticket_id)
+        if self.buffer.held.pop(arrival.ticket_id, None) is not None:
+            self._receive(arrival)
+        else:
+            self.dispatch.adopt(arrival)
+
+    def _claim(self) -> list[Arrival]:
+        """What has arrived. Raises `Behind` or `Fenced` where a new connection leads to other books than ours."""
+        if self.rollouts.disturbed:
+            self.dispatch.ledger.fence.check()
+            return self.rollouts.pending()
+        return self.rollouts.claim(CLAIM_COUNT, CLAIM_SECONDS)
+
     def _anyone_alive(self) -> bool:
         raw: Any = self.client.hgetall(self.keys.generators)
         return any(float(until) > self.clock() for until in raw.values())
@@ -236,11 +259,15 @@ class Learner:
         """In a deterministic run every version that a ticket may still ask for is kept."""
         if not self.recipe.run.deterministic:
             return set()
-        return {*self.dispatch.waiting().values(), *(version for version, _ in list(self.evaluator.running))}
+        return {
+            *self.durability.named,
+            *self.dispatch.waiting().values(),
+            *(version for version, _ in list(self.evaluator.running)),
+        }
 
     def _drain_evaluations(self) -> None:
         while self.evaluator.running:
             self.metrics.waiting("evaluation" if self._anyone_alive() else "no live generator")
-            for arrival in self.rollouts.claim(CLAIM_COUNT, CLAIM_SECONDS):
+            for arrival in self._claim():
                 self._receive(arrival)
         self.metrics.waiting("none")

@@ -1,7 +1,9 @@
-"""What a learner starts from: the newest checkpoint, and the steps since then, which a restart repeats.
+"""What a learner starts from: a checkpoint, and the steps since then, which a restart repeats.
 
 Invariant: whenever the learner dies, the newest checkpoint, the journal and the groups still pending lead back to the
-committed step, with the same groups in the same order. Refuses to know why a batch was taken.
+committed step, with the same groups in the same order. Where Redis has lost something, the books are made anew from the
+checkpoint, under the old ticket ids and seeds, and no policy version is ever used twice. Refuses to know why a batch
+was taken.
 """
 
 from __future__ import annotations
@@ -13,12 +15,13 @@ from typing import Any
 
 import structlog
 
-from broker.errors import Refused
+from broker.errors import Malformed, Refused
 from broker.ledger import Entry
 from broker.policy import PolicyStore
 from broker.run_folder import RunFolder
 from broker.streams import Arrival, RolloutStream
 from consumer import checkpoint
+from consumer.checkpoint import Checkpoint
 from consumer.dispatch import Dispatch
 from consumer.durability import Durability
 from consumer.evaluation import Evaluator
@@ -26,6 +29,10 @@ from consumer.position import Position
 from consumer.settings import LearnerRecipe
 from consumer.trainer import Trainer
 from monitoring.metrics import LearnerMetrics
+
+
+class Gone(Exception):
+    """A journalled step cannot be repeated: a group of it is not in Redis any more."""
 
 
 @dataclass
@@ -50,26 +57,47 @@ class Recovery:
 
     def open(self) -> list[Arrival]:
         """Begin, or take up where the run was; returns what had arrived and has no verdict yet. Raises `Refused`."""
-        found = checkpoint.newest(self._folder)
-        issued = self.dispatch.ledger.count("issued")
+        (found, back), issued = self._chosen(), self.dispatch.ledger.count("issued")
         if found is None and issued:
             raise Refused(
                 f"Redis holds the run {self.recipe.run.name} and {self._folder} holds no checkpoint of it",
                 "choose another run.name, or bring the checkpoints back",
             )
-        if found is not None:
-            if found.document["step"] and not issued:
-                raise Refused(
-                    f"{found.folder} holds the run {self.recipe.run.name} and Redis nothing of it",
-                    "bring Redis' data back, or choose another run.name",
-                )
-            self._load(found)
-        if not issued:
+        if found is None or (found.step == 0 and not issued and self.policy.used() <= 0):
             self._begin()
             return []
-        pending = self._replay()
+        self._load(found)
+        if back:
+            return self._go_back(found)
+        here, there = self.dispatch.ledger.fence.mark.commits, found.cut.mark.commits
+        if here < there or not issued:
+            return self._rebuild(
+                found, f"Redis holds {here} of at least {there} commits", self.recipe.run.deterministic
+            )
+        self._finish(found)
+        try:
+            pending = self._replay()
+        except Gone as gone:
+            self._load(found)
+            return self._rebuild(found, str(gone), self.recipe.run.deterministic)
+        self._mend()
         self.dispatch.refill()
         return pending
+
+    def _chosen(self) -> tuple[Checkpoint | None, bool]:
+        """The checkpoint to start from, and whether that is a rollback: done once, not at every restart after it."""
+        step = self.recipe.learner.resume
+        if step == "auto":
+            return checkpoint.newest(self._folder), False
+        try:
+            newest = checkpoint.newest(self._folder)
+        except Refused:  # damaged: which may be why an older one is named
+            newest = None
+        if newest is not None and step == newest.document.get("resumed_from"):
+            return newest, False
+        found = checkpoint.named(self._folder, step)
+        ahead = self.dispatch.ledger.count("sequence") > found.document["sequence"]
+        return found, ahead or newest is None or newest.step > step
 
     def _begin(self) -> None:
         """Checkpoint 0 first: from the first ticket on there is something to repeat from."""
@@ -79,26 +107,29 @@ class Recovery:
         self.dispatch.open(0)
         self.evaluator.start(0, "start")
 
-    def _load(self, found: checkpoint.Checkpoint) -> None:
-        """Take the checkpoint's weights and position, and finish the settlement that it owes."""
-        document, sequence = found.document, self.dispatch.ledger.count("sequence")
-        if sequence not in (document["sequence"] - 1, document["sequence"]):
-            raise Refused(
-                f"checkpoint {found.folder} (sequence {document['sequence']}) does not belong to "
-                f"Redis' ledger (sequence {sequence})",
-                "bring back the matching checkpoint, or choose another run.name",
-            )
+    def _load(self, found: Checkpoint) -> None:
+        """Take the checkpoint's weights and position."""
         self.trainer.load_state_dict(found.state())
-        self.at.step, self.at.version = document["step"], document["version"]
-        self.at.sequence = document["sequence"]
-        self.durability.resumed(self.at.step)
-        if sequence == document["sequence"] - 1:
-            entries = [Entry.decode(entry) for entry in document["entries"]]
-            ids = {t: e.encode() for t, e in document["entry_ids"].items()}
-            self.dispatch.make_final(entries, self.at.sequence, ids)
+        self.at.step, self.at.version, self.at.steps_at_version = found.step, found.document["version"], 0
+        self.at.sequence = found.document["sequence"]
+        self.durability.resumed(found)
+
+    def _finish(self, found: Checkpoint) -> None:
+        """Finish the settlement that the checkpoint owes. Raises `Refused` if it is not one of these books."""
+        owes, sequence = found.document["sequence"], self.dispatch.ledger.count("sequence")
+        if sequence not in (owes - 1, owes):
+            raise Refused(
+                f"checkpoint {found.folder} (sequence {owes}) does not belong to Redis' ledger (sequence {sequence})",
+                f"--learner.resume {found.step} goes back to it for good, or bring back the matching one",
+            )
+        if sequence == owes - 1:
+            ids = {t: e.encode() for t, e in found.document["entry_ids"].items()}
+            self.dispatch.make_final(_entries(found), owes, ids)
+
+    # -- the steps since the checkpoint ------------------------------------------------------------------------------
 
     def _replay(self) -> list[Arrival]:
-        """Repeat the journalled steps, publishing and issuing nothing; returns what else is pending."""
+        """Repeat the journalled steps, publishing and issuing nothing; returns what else is pending. Raises `Gone`."""
         self.evaluator.resume()
         pending = {arrival.ticket_id: arrival for arrival in self.rollouts.pending()}
         self.dispatch.resume(self.policy.newest() or 0)
@@ -106,7 +137,7 @@ class Recovery:
             self.metrics.waiting("replay", f"step {entry.step}")
             lost = [t for t in entry.tickets if t not in pending or pending[t].group is None]
             if lost:
-                raise Refused(f"step {entry.step} cannot be repeated: its group {lost[0]} is gone from Redis")
+                raise Gone(f"step {entry.step} cannot be repeated, the group {lost[0]} of it is gone from Redis")
             arrivals = [pending.pop(t) for t in entry.tickets]
             self.dispatch.entry_ids.update({a.ticket_id: a.entry_id for a in arrivals})
             if arrivals:  # none: a publication alone, at the end of a run
@@ -115,3 +146,65 @@ class Recovery:
             self.at.steps_at_version = 0 if entry.published else self.at.steps_at_version + 1
             self.log.info("repeated a step", step=entry.step, version=entry.version)
         return list(pending.values())
+
+    def _mend(self) -> None:
+        """See that the version the pointer names can be had, and that the next number is one nobody has seen."""
+        newest = self.policy.newest() or 0
+        try:
+            self.policy.open(newest)
+            whole = True
+        except (FileNotFoundError, Malformed):
+            whole = False
+        if self.recipe.run.deterministic:  # every number comes back with the same weights
+            if not whole and not self.at.steps_at_version:
+                self._upload(newest)
+        elif not whole or self.policy.used() > newest:
+            self.at.version, self.at.steps_at_version = max(newest, self.policy.used()) + 1, 0
+            self._upload(self.at.version)
+            self.dispatch.commit(self.at.step, self.at.version, [], publish=True)
+            self.log.warning("published under a new number", version=self.at.version, instead_of=newest)
+
+    # -- the books made anew -----------------------------------------------------------------------------------------
+
+    def _go_back(self, found: Checkpoint) -> list[Arrival]:
+        """The rollback somebody asked for by naming an older checkpoint."""
+        aside = checkpoint.abandon(self._folder, found.step)
+        self.durability.resumed_from = found.step
+        self.log.warning("newer checkpoints are set aside", now=[folder.name for folder in aside])
+        return self._rebuild(found, "a rollback was asked for", same_numbers=False)
+
+    def _rebuild(self, found: Checkpoint, why: str, same_numbers: bool) -> list[Arrival]:
+        """Books, streams and pointer as the checkpoint knows them, in one MULTI; what came after is done anew."""
+        cut = found.cut.trained([t for e in _entries(found) for t in e.tickets], self.at.sequence)
+        train, evaluations = self.dispatch.ledger, self.evaluator.ledger
+        train.fence.take_over(cut.mark)
+        if not same_numbers:
+            self.at.version = self._unused(self.at.version)
+        self._upload(self.at.version)
+        with train.transaction() as pipe:
+            train.rewrite(pipe, cut.pages["train"], self.dispatch.tickets(cut.pages["train"]))
+            train.mark(pipe, "policy_version", str(self.at.version))
+            page = cut.pages["eval"]
+            evaluations.rewrite(pipe, page, [self.evaluator.ticket(t) for t in page.unsettled])
+            self.policy.point(pipe, self.at.version)
+        self.dispatch.resume(self.at.version)
+        self.evaluator.resume()
+        if not cut.pages["train"].counters:
+            self.evaluator.start(self.at.version, "start")
+        self.dispatch.refill()
+        self.metrics.rebuilds.inc()
+        self.log.warning("taken up from a checkpoint", step=found.step, version=self.at.version, because=why)
+        return []
+
+    def _unused(self, version: int) -> int:
+        """`version` if nobody has seen a higher number, else the first that nobody has seen."""
+        highest = max([version, self.policy.used(), self.policy.newest() or 0, *self.durability.named])
+        return version if highest == version else highest + 1
+
+    def _upload(self, version: int) -> None:
+        snapshot = self.trainer.snapshot()
+        self.policy.write(version, lambda folder: self.fill(folder, snapshot), replace=True)
+
+
+def _entries(found: Checkpoint) -> list[Entry]:
+    return [Entry.decode(entry) for entry in found.document["entries"]]

@@ -38,6 +38,10 @@ class LearnerSettings(Section):
     keep_every: int = Field(
         0, ge=0, description="optimizer steps: the first checkpoint past each multiple stays as well; 0: none does"
     )
+    resume: Literal["auto"] | int = Field(
+        "auto",
+        description="the newest checkpoint; or the step of an older one, to go back to: newer ones are set aside",
+    )
     max_degenerate_in_a_row: int = Field(200, ge=1)
     stop_when_solved: bool = Field(
         True, description="end a run whose groups are all degenerate, saying `solved` or `no signal`"

@@ -14,8 +14,8 @@ from broker.cli import guarded
 from broker.connection import connect, require
 from broker.keys import Keys
 from broker.ledger import VERDICTS, Balance, Ledger
+from broker.schema import KINDS
 from broker.settings import BrokerSettings, load, redis_url
-from broker.streams import KINDS
 from monitoring.recipe import ViewRecipe, folder_of, resolved
 
 SHOWN = 10  # ids of tickets that are astray

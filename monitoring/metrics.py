@@ -27,7 +27,18 @@ from broker.schema import RolloutGroup
 
 LENGTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
-WAITING = ("none", "batch", "ticket", "no live generator", "publish", "task card", "replay", "evaluation", "checkpoint")
+WAITING = (
+    "none",
+    "batch",
+    "ticket",
+    "no live generator",
+    "publish",
+    "task card",
+    "replay",
+    "evaluation",
+    "checkpoint",
+    "Redis",
+)
 
 
 class _Role:
@@ -48,6 +59,7 @@ class _Role:
         )
         self._reason, self._detail, self._since = "none", "", time.time()
         self._progress = time.time()
+        self._without_redis, self._missed_since, self._lock = 0, 0.0, threading.Lock()
         self.policy_version = Gauge(
             f"headrace_{self.role}_policy_version", "Policy version that the process holds.", registry=self.registry
         )
@@ -69,6 +81,14 @@ class _Role:
         self.waiting_for.labels(reason=reason).set(1)
         self._reason, self._detail, self._since = reason, detail, time.time()
 
+    def redis_missed(self, missed: bool) -> None:
+        """A thread begins, or ceases, to wait for a Redis that does not answer: that comes before any other reason."""
+        with self._lock:
+            self._without_redis += 1 if missed else -1
+            self.waiting_for.labels(reason="Redis").set(self._without_redis > 0)
+            if self._without_redis == 1 and missed:
+                self._missed_since = time.time()
+
     def progress(self) -> None:
         """Something was done."""
         self._progress = time.time()
@@ -76,7 +96,10 @@ class _Role:
     def health(self) -> dict[str, Any]:
         """For `/healthz`."""
         now = time.time()
-        waiting = {"reason": self._reason, "detail": self._detail, "since_seconds": round(now - self._since, 1)}
+        reason, detail, since = self._reason, self._detail, self._since
+        if self._without_redis:
+            reason, detail, since = "Redis", "", self._missed_since
+        waiting = {"reason": reason, "detail": detail, "since_seconds": round(now - since, 1)}
         return {"role": self.role, "waiting": waiting, "last_progress_seconds": round(now - self._progress, 1)}
 
 
@@ -220,6 +243,9 @@ class LearnerMetrics(_Role):
             "headrace_learner_publication_failures_total",
             "Uploads of weights for which the disk had no room.",
             registry=r,
+        )
+        self.rebuilds = Counter(
+            "headrace_learner_rebuilds_total", "Times the books were made anew from a checkpoint.", registry=r
         )
         self.pass_at_1 = Gauge("headrace_learner_eval_pass_at_1", "Held-out pass@1 of the last evaluation.", registry=r)
 

@@ -14,6 +14,7 @@ from broker.connection import connect, require
 from broker.joining import Fingerprint, join, register_task
 from broker.keys import Keys
 from broker.log import setup
+from broker.patience import Patience
 from broker.policy import PolicyStore
 from broker.settings import redis_url
 from broker.streams import TicketStream, create_groups
@@ -46,10 +47,11 @@ def make_engine(recipe: GeneratorRecipe) -> Engine:
 
 async def serve_run(recipe: ProcessRecipe, metrics: GeneratorMetrics) -> None:
     """Join the run, start the engine, generate until told to stop."""
-    url = redis_url(recipe.broker)
-    client = connect(recipe.broker, url)
-    require(client)
-    blocking = connect(recipe.broker, url, blocking_seconds=recipe.broker.lease_seconds)
+    url, patience = redis_url(recipe.broker), Patience(recipe.broker.patience, metrics.redis_missed)
+    with connect(recipe.broker, url) as impatient:
+        require(impatient)
+    client = connect(recipe.broker, url, patience=patience)
+    blocking = connect(recipe.broker, url, blocking_seconds=recipe.broker.lease_seconds, patience=patience)
     keys = Keys(recipe.run.name)
     name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
     task = make_task(recipe.task, recipe.run.seed)
@@ -67,7 +69,8 @@ async def serve_run(recipe: ProcessRecipe, metrics: GeneratorMetrics) -> None:
     try:
         await verifiers.start()
         await engine.start()
-        tickets = TicketStream(client, blocking, keys, name, recipe.broker.lease_seconds, recipe.broker.max_deliveries)
+        lease, deliveries = recipe.broker.lease_seconds, recipe.broker.max_deliveries
+        tickets = TicketStream(client, blocking, keys, name, lease, deliveries, patience)
         policy = PolicyStore(client, keys, recipe.policy_directory, recipe.policy.keep, recipe.policy.lease_seconds)
         generator = Generator(
             name, recipe, client, keys, tickets, policy, engine, task, tokens, verifiers, metrics, stopping=stopping

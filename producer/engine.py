@@ -13,6 +13,10 @@ from typing import Protocol
 from broker.schema import Floats, Ints, VersionSpan
 
 
+class Unsampled(Exception):
+    """The engine has not answered, by its own fault or the ticket's."""
+
+
 @dataclass(frozen=True)
 class Completion:
     """Raw tokens of one answer: `tokens` (T,) int32, `logprobs` (T,) float32, spans covering `[0, T)`."""
@@ -33,6 +37,10 @@ class Engine(Protocol):
     @property
     def policy_version(self) -> int:
         """Version of the weights it holds; -1 before the first refresh."""
+
+    @property
+    def alive(self) -> bool:
+        """False once nothing but another `start` can make it sample again."""
 
     async def start(self) -> None:
         """Load the model. Raises `Refused` for a model that cannot be served as configured."""

@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 import redis
 import structlog
 
-from broker.errors import Malformed
 from broker.keys import Keys
 from broker.policy import PolicyStore
-from broker.schema import RolloutGroup, tombstone
+from broker.schema import Ints, RolloutGroup, tombstone
 from broker.streams import Claim, TicketStream
 from monitoring.metrics import GeneratorMetrics
-from producer.engine import Engine
+from producer.engine import Completion, Engine, Unsampled
+from producer.keeper import EngineKeeper
+from producer.refresher import Refresher
 from producer.rollout import assemble
 from producer.settings import GeneratorRecipe
 from producer.tasks import Task
@@ -30,8 +31,6 @@ from producer.tokens import Tokens
 from producer.verify import VerifierPool
 
 BLOCK_SECONDS = 1.0  # longest wait for a ticket in one call: also how soon a stop is noticed
-POINTER_SECONDS = 1.0  # longest wait for a new version in one call
-RETRY_SECONDS = 2.0  # after a refresh that failed
 
 
 @dataclass
@@ -52,18 +51,23 @@ class Generator:
     clock: Callable[[], float] = time.time
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     serving: dict[bytes, tuple[Claim, asyncio.Task[None]]] = field(default_factory=dict)
-    changed: asyncio.Condition = field(default_factory=asyncio.Condition)  # a version came in, or a slot became free
-    exact: asyncio.Lock = field(default_factory=asyncio.Lock)  # deterministic: one ticket, one version at a time
     failure: Exception | None = None
+    keeper: EngineKeeper = field(init=False)
+    refresher: Refresher = field(init=False)
     log: structlog.stdlib.BoundLogger = field(default_factory=lambda: structlog.get_logger("generator"))
 
+    def __post_init__(self) -> None:
+        self.keeper = EngineKeeper(self.engine, self._pause)
+        self.refresher = Refresher(self.name, self.policy, self.engine, self.keeper, self.metrics, self._pause)
+
     async def run(self) -> None:
-        """Serve until `stopping` is set or the run has finished. An engine that dies ends this with its error."""
+        """Serve until `stopping` is set or the run has finished. An engine that keeps dying ends it by an error."""
         self.metrics.slots.set(self.engine.slots)
-        loops = [self._claim_loop(), self._lease_loop()]
+        endless = [self.keeper.run(self.refresher.notify)]
         if not self.recipe.run.deterministic:
-            loops.append(self._refresh_loop())
-        tasks = [asyncio.create_task(loop) for loop in loops]
+            endless.append(self.refresher.run())
+        endless_tasks = [asyncio.create_task(loop) for loop in endless]
+        tasks = [*endless_tasks, *(asyncio.create_task(loop) for loop in (self._claim_loop(), self._lease_loop()))]
         stop = asyncio.create_task(self.stopping.wait())
         try:
             done, _ = await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -73,6 +77,8 @@ class Generator:
             self.stopping.set()
             stop.cancel()
             await self._drain()
+            for task in endless_tasks:
+                task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await asyncio.to_thread(self._leave)
         if self.failure is not None:
@@ -83,17 +89,14 @@ class Generator:
     async def _claim_loop(self) -> None:
         while not self.stopping.is_set():
             with self._phase("wait_slot"):
-                async with self.changed:
-                    await self.changed.wait_for(lambda: len(self.serving) < self.engine.slots or self.stopping.is_set())
+                async with self.refresher.changed:
+                    await self.refresher.changed.wait_for(lambda: self._free > 0 or self.stopping.is_set())
             if self.stopping.is_set():
                 return
-            free = self.engine.slots - len(self.serving)
-            suspects = sum(claim.suspect for claim, _ in self.serving.values())
-            self.metrics.waiting("none" if self.serving else "ticket")
+            held = [claim for claim, _ in self.serving.values()]
+            self.metrics.waiting("none" if held else "ticket")
             with self._phase("wait_ticket"):
-                claims = await asyncio.to_thread(
-                    self.tickets.claim, free, suspects=suspects, block_seconds=BLOCK_SECONDS
-                )
+                claims = await asyncio.to_thread(self.tickets.claim, self._free, held=held, block_seconds=BLOCK_SECONDS)
             if self.stopping.is_set():
                 for claim in claims:
                     await asyncio.to_thread(self.tickets.give_back, claim)
@@ -104,6 +107,11 @@ class Generator:
                 self.metrics.tickets.labels(event="claimed").inc()
                 self.serving[claim.entry_id] = (claim, asyncio.create_task(self._serve(claim)))
             self.metrics.in_flight_groups.set(len(self.serving))
+
+    @property
+    def _free(self) -> int:
+        """Tickets that may be claimed now."""
+        return self.engine.slots - len(self.serving) if self.keeper.ready else 0
 
     async def _lease_loop(self) -> None:
         """Renew what we hold, say that we live, notice the end of the run; three times a lease."""
@@ -121,39 +129,6 @@ class Generator:
                 self.stopping.set()
             await self._pause(interval)
 
-    async def _refresh_loop(self) -> None:
-        while not self.stopping.is_set():
-            newest = await asyncio.to_thread(self.policy.wait, self.engine.policy_version, POINTER_SECONDS)
-            if newest is not None and not await self._refresh(newest):
-                await self._pause(RETRY_SECONDS)
-
-    # -- one version -------------------------------------------------------------------------------------------------
-
-    async def _refresh(self, version: int) -> bool:
-        """Take up `version`; False if it could not be had, in which case the old weights go on serving."""
-        started = time.perf_counter()
-        try:
-            # Leased before it is opened, a version is not pruned under us. Once loaded, its files are not needed any
-            # more.
-            await asyncio.to_thread(self.policy.lease, self.name, version)
-            folder = await asyncio.to_thread(self.policy.open, version)
-            await self.engine.refresh(folder, version)
-        except (Malformed, OSError, ValueError, TimeoutError) as error:
-            self.metrics.refresh_failures.inc()
-            self.log.warning("refresh failed, the old weights go on", version=version, error=str(error)[:300])
-            return False
-        self.metrics.refresh_seconds.observe(time.perf_counter() - started)
-        self.metrics.policy_version.set(version)
-        self.log.info("refreshed", version=version, seconds=round(time.perf_counter() - started, 3))
-        async with self.changed:
-            self.changed.notify_all()
-        return True
-
-    async def _hold(self, version: int) -> None:
-        """Wait until the engine holds `version` or newer."""
-        async with self.changed:
-            await self.changed.wait_for(lambda: self.engine.policy_version >= version)
-
     # -- one ticket --------------------------------------------------------------------------------------------------
 
     async def _serve(self, claim: Claim) -> None:
@@ -170,15 +145,24 @@ class Generator:
                 self.metrics.tickets.labels(event="handed_back").inc()
             raise
         except Exception as error:
-            # The engine, a verifier pool or Redis is broken, not the completion: this process ends with that error. The
-            # ticket is not handed back, so that one which keeps killing its owners runs out of deliveries.
-            self.failure = self.failure or error
-            self.stopping.set()
+            await self._failed(claim, error)
         finally:
             self.serving.pop(claim.entry_id, None)
             self.metrics.in_flight_groups.set(len(self.serving))
-            async with self.changed:
-                self.changed.notify_all()
+            await self.refresher.notify()
+
+    async def _failed(self, claim: Claim, error: Exception) -> None:
+        """Others try the ticket, at once; one that fails again and again runs out of deliveries."""
+        self.log.warning("could not serve a ticket", ticket=claim.ticket.ticket_id, error=repr(error)[:300])
+        try:
+            if not isinstance(error, Unsampled):
+                raise error  # a verifier pool or Redis is broken, not an engine that can be started again
+            self.keeper.failed(error)
+            await asyncio.to_thread(self.tickets.give_back, claim, failed=True)
+            self.metrics.tickets.labels(event="failed").inc()
+        except Exception as last:
+            self.failure = self.failure or last
+            self.stopping.set()
 
     async def _group(self, claim: Claim) -> RolloutGroup:
         ticket = claim.ticket
@@ -193,36 +177,38 @@ class Generator:
         started = time.perf_counter()
         request = f"{ticket.ticket_id}/{claim.deliveries}"
         if self.recipe.run.deterministic:
-            async with self.exact:
-                await self._hold_exactly(ticket.min_policy_version)
-                completions = await self.engine.sample(prompt, ticket.seed, request)
+            async with self.refresher.exact:
+                await self.refresher.hold_exactly(ticket.min_policy_version)
+                completions = await self._sample(prompt, ticket.seed, request)
         else:
             with self._phase("wait_version"):
-                await self._hold(ticket.min_policy_version)
+                await self.refresher.hold(ticket.min_policy_version)
             with self._phase("sample"):
-                completions = await self.engine.sample(prompt, ticket.seed, request)
+                completions = await self._sample(prompt, ticket.seed, request)
         seconds = time.perf_counter() - started
         with self._phase("verify"):
             verdicts = await self.verifiers.verify(problem, [self.tokens.decode(c.tokens) for c in completions])
         return assemble(ticket, prompt, completions, verdicts, generator=self.name, sample_seconds=seconds)
 
-    async def _hold_exactly(self, version: int) -> None:
-        while self.engine.policy_version != version:
-            if not await self._refresh(version):
-                await self._pause(RETRY_SECONDS)
+    async def _sample(self, prompt: Ints, seed: int, request: str) -> list[Completion]:
+        try:
+            completions = await self.engine.sample(prompt, seed, request)
+        except Exception as error:
+            raise Unsampled(f"{type(error).__name__}: {error}") from error
+        self.keeper.answered()
+        return completions
 
     # -- leaving -----------------------------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
         """Let groups in flight finish for a while, then hand back what is left."""
         tasks = [task for _, task in self.serving.values()]
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=self.recipe.generator.drain_seconds)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        async with self.changed:
-            self.changed.notify_all()
+        late = (await asyncio.wait(tasks, timeout=self.recipe.generator.drain_seconds))[1] if tasks else set()
+        self.tickets.patience.leaving.set()  # what can be handed back at once is, and nothing is waited for
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.refresher.notify()
 
     def _leave(self) -> None:
         try:

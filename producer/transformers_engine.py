@@ -48,6 +48,11 @@ class TransformersEngine:
         """Version of the weights it holds; -1 before the first refresh."""
         return self._version
 
+    @property
+    def alive(self) -> bool:
+        """It lives in this process: as long as that does."""
+        return True
+
     async def start(self) -> None:
         """Load the model. Raises `Refused`."""
         await self._in_worker(self._load_model)

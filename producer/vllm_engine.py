@@ -60,6 +60,11 @@ class VllmEngine:
         """Version of the weights it holds; -1 before the first refresh."""
         return self._version
 
+    @property
+    def alive(self) -> bool:
+        """Its processes run, and its model is of one version."""
+        return self._llm is not None and not self._lost and not self._llm.errored
+
     async def start(self) -> None:
         """Start vLLM and load the model: 20 to 80 s, during which the event loop stands still. Raises `Refused`."""
         self._eos = model_files.end_tokens(self._model, self._recipe)
@@ -124,7 +129,7 @@ class VllmEngine:
         """End vLLM's child processes; requests in flight end with an error."""
         if self._llm is not None:
             self._llm.shutdown(timeout=STOP_SECONDS)  # vLLM's own 5 s leave shared memory behind on a busy machine
-            self._llm = None
+            self._llm, self._version, self._lost = None, -1, False
 
     @asynccontextmanager
     async def _quiet(self) -> AsyncIterator[None]:

@@ -23,7 +23,7 @@ def ledger(redis: redis_library.Redis, keys: Keys) -> Ledger:
     """The train ledger, taken over."""
     create_groups(redis, keys)
     ledger = Ledger(redis, keys)
-    ledger.take_over()
+    ledger.fence.take_over()
     return ledger
 
 
@@ -115,8 +115,7 @@ def test_a_verdict_without_its_ticket_is_noticed(redis: redis_library.Redis, key
 
 
 def test_train_and_evaluation_are_booked_apart(redis: redis_library.Redis, keys: Keys, ledger: Ledger) -> None:
-    evaluations = Ledger(redis, keys, "eval")
-    evaluations.epoch = ledger.epoch
+    evaluations = Ledger(redis, keys, "eval", ledger.fence)
     with evaluations.transaction() as pipe:
         evaluations.issue(pipe, [Ticket("e1", 0, 0, 0, "eval")])
     assert evaluations.balance().issued == 1
@@ -175,7 +174,7 @@ def test_the_journal_is_read_back_as_written_and_forgotten_from_its_beginning(le
 def test_an_older_learner_can_write_nothing_more(redis: redis_library.Redis, keys: Keys, ledger: Ledger) -> None:
     issue(ledger, 0)
     successor = Ledger(redis, keys)
-    successor.take_over()
+    successor.fence.take_over()
     with pytest.raises(Fenced, match="another learner has taken over"):
         issue(ledger, 1)
     assert successor.balance().issued == 1
@@ -189,7 +188,7 @@ def test_one_that_is_overtaken_within_its_transaction_writes_none_of_it(
     def write() -> None:
         with ledger.transaction() as pipe:
             ledger.mark(pipe, "who", "the old one")
-            Ledger(redis, keys).take_over()
+            Ledger(redis, keys).fence.take_over()
             ledger.issue(pipe, [Ticket("t1", 0, 0, 0)])
 
     with pytest.raises(Fenced):

@@ -74,7 +74,7 @@ def publish(store: PolicyStore, redis: redis_library.Redis, *versions: int) -> N
 
 
 def leftovers(store: PolicyStore) -> list[str]:
-    return sorted(path.name for path in store.directory.iterdir() if not path.name.startswith(("v", ".run")))
+    return sorted(path.name for path in store.directory.iterdir() if not path.name.startswith(("v", ".run", ".used")))
 
 
 # -- writing and reading ----------------------------------------------------------------------------------------------

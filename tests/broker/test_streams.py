@@ -16,8 +16,8 @@ import redis as redis_library
 from broker.embedded import EmbeddedServer
 from broker.keys import GENERATORS, LEARNER, Keys
 from broker.ledger import Ledger
-from broker.schema import Kind, Rollout, RolloutGroup, Ticket, VersionSpan, encode_group, encode_ticket
-from broker.streams import KINDS, Claim, RolloutStream, TicketStream, create_groups
+from broker.schema import KINDS, Kind, Rollout, RolloutGroup, Ticket, VersionSpan, encode_group, encode_ticket
+from broker.streams import Claim, RolloutStream, TicketStream, create_groups
 from tests.system.pipeline import wait_until
 
 LEASE = 60.0
@@ -44,6 +44,7 @@ def ticket(number: int, kind: Kind = "train") -> Ticket:
 def issue(client: redis_library.Redis, keys: Keys, *tickets: Ticket) -> None:
     for one in tickets:
         ledger = Ledger(client, keys, one.kind)
+        ledger.fence.take_over()
         with ledger.transaction() as pipe:
             ledger.issue(pipe, [one])
 
@@ -191,9 +192,9 @@ def test_at_most_one_suspect_is_held_at_a_time(redis: redis_library.Redis, keys:
     first = alive.claim(3, block_seconds=0)
     assert ids(first) == ["t0000000000", "t0000000003"], "one suspect, and what nobody has had yet"
     assert [claim.suspect for claim in first] == [True, False]
-    assert alive.claim(2, suspects=1, block_seconds=0) == []
+    assert alive.claim(2, held=first, block_seconds=0) == []
     alive.publish(first[0], group_of(first[0], "alive"))
-    assert ids(alive.claim(2, suspects=0, block_seconds=0)) == ["t0000000001"]
+    assert ids(alive.claim(2, held=first[1:], block_seconds=0)) == ["t0000000001"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -15,6 +15,7 @@ import redis
 
 from broker.keys import Keys
 from broker.ledger import Ledger
+from broker.patience import Patience
 from broker.policy import PolicyStore
 from broker.schema import Kind, RolloutGroup, Ticket, tombstone
 from broker.streams import Arrival, Claim, RolloutStream, TicketStream, create_groups
@@ -28,18 +29,18 @@ FLOW = Flow(capacity=6, groups_per_step=2, total_groups=40, problems=7, seed=0)
 class Desk:
     """One run in Redis."""
 
-    def __init__(self, client: redis.Redis, keys: Keys, folder: Path) -> None:
+    def __init__(self, client: redis.Redis, keys: Keys, folder: Path, patience: Patience | None = None) -> None:
         create_groups(client, keys)
         self.client, self.keys = client, keys
         self.policy = PolicyStore(client, keys, folder, 2, 60.0)
-        self.tickets = TicketStream(client, client, keys, "hand", 60.0, 3)
+        self.tickets = TicketStream(client, client, keys, "hand", 60.0, 3, patience)
         self.rollouts = RolloutStream(client, client, keys)
         self.claims: dict[str, Claim] = {}
 
     def ledger(self, kind: Kind = "train") -> Ledger:
         """The books, as the newest learner writes them."""
         ledger = Ledger(self.client, self.keys, kind)
-        ledger.take_over()
+        ledger.fence.take_over()
         return ledger
 
     def dispatch(self, flow: Flow = FLOW) -> Dispatch:

@@ -16,10 +16,12 @@ from typing import Any
 
 import redis
 
+from broker.fence import Fence
 from broker.keys import Keys
 from broker.ledger import Ledger
+from broker.patience import Patience
 from broker.schema import RolloutGroup, Ticket
-from broker.streams import RolloutStream
+from broker.streams import RolloutStream, create_groups
 from consumer.dispatch import Dispatch, Flow
 from consumer.evaluation import Evaluator
 from consumer.learner import Learner
@@ -56,9 +58,10 @@ class Run:
     learner_settings: dict[str, Any] = field(default_factory=dict)
     run_settings: dict[str, Any] = field(default_factory=dict)
     evaluate: int = 0
+    patience: Patience = field(default_factory=lambda: Patience(0.0))
 
     def __post_init__(self) -> None:
-        self.desk = Desk(self.client, self.keys, self.folder / "policy")
+        self.desk = Desk(self.client, self.keys, self.folder / "policy", self.patience)
 
     def learner(self, crash_at: int | None = None) -> Learner:
         """A new learner process, so to say. It dies when it uploads version `crash_at`."""
@@ -75,14 +78,16 @@ class Run:
                 raise InterruptedError("crash")
             model.write(folder, snapshot)
 
-        ledger = self.desk.ledger()
-        evaluations = Ledger(self.client, self.keys, "eval")
-        evaluations.epoch = ledger.epoch
+        fence = Fence(self.client, self.keys, self.patience)
+        fence.take_over()
+        create_groups(self.client, self.keys)
+        ledger = Ledger(self.client, self.keys, "train", fence)
+        evaluations = Ledger(self.client, self.keys, "eval", ledger.fence)
         return Learner(
             of,
             self.client,
             self.keys,
-            RolloutStream(self.client, self.blocking, self.keys),
+            RolloutStream(self.client, self.blocking, self.keys, patience=self.patience),
             Dispatch(ledger, self.desk.policy, flow),
             self.desk.policy,
             Trainer(model, of),

@@ -18,8 +18,8 @@ import redis
 from broker.keys import GENERATORS, Keys
 from broker.ledger import Ledger
 from broker.policy import PolicyStore
-from broker.schema import Rollout, RolloutGroup, VersionSpan
-from broker.streams import KINDS, Claim, RolloutStream, TicketStream, create_groups
+from broker.schema import KINDS, Rollout, RolloutGroup, VersionSpan
+from broker.streams import Claim, RolloutStream, TicketStream, create_groups
 from consumer.buffer import Bound, Held, StalenessBuffer, Wait
 from consumer.dispatch import Dispatch, Flow
 
@@ -95,7 +95,7 @@ class World:
         self.client, self.keys, self.shape = client, keys, shape
         create_groups(client, keys)
         ledger = Ledger(client, keys)
-        ledger.take_over()
+        ledger.fence.take_over()
         flow = Flow(shape.capacity, shape.groups_per_step, shape.steps * shape.groups_per_step, 7, 0)
         self.dispatch = self.dispatch_class(ledger, PolicyStore(client, keys, folder, 2, 60.0), flow)
         self.buffer = self.buffer_class(shape.order)  # type: ignore[arg-type]
@@ -135,7 +135,7 @@ class World:
         free = generator.slots - len(generator.jobs)
         if generator.stalled or free == 0:
             return
-        for claim in generator.stream.claim(free, suspects=generator.suspects, block_seconds=0):
+        for claim in generator.stream.claim(free, held=[job.claim for job in generator.jobs], block_seconds=0):
             self.claimed(claim)
             generator.jobs.append(Job(claim, work, degenerate))
         assert len(generator.jobs) <= generator.slots

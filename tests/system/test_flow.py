@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from broker.keys import Keys
-from broker.streams import KINDS, Claim, TicketStream
+from broker.schema import KINDS
+from broker.streams import Claim, TicketStream
 from consumer.buffer import Bound, StalenessBuffer
 from consumer.dispatch import Dispatch
 from tests.system.flow import LEASE, Shape, VirtualGenerator, World
@@ -234,8 +235,8 @@ class UnboundedRead(World):
     class Stream(TicketStream):
         asleep = False
 
-        def claim(self, free: int, *, suspects: int = 0, block_seconds: float | None = None) -> list[Claim]:
-            claims = [] if self.asleep else self._reclaim(free, suspects)
+        def claim(self, free: int, *, held: Sequence[Claim] = (), block_seconds: float | None = None) -> list[Claim]:
+            claims = [] if self.asleep else self._reclaim(free, held)
             for kind in KINDS:
                 if len(claims) < free:
                     claims += self._read(self._client, (kind,), free - len(claims), None)

@@ -1,0 +1,99 @@
+"""Who waits for a Redis that is away, for how long, and who is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import redis
+import structlog
+
+from broker.connection import connect
+from broker.patience import Patience, passing
+from broker.settings import BrokerSettings
+from tests.faults import Faulty
+
+MENDED = [
+    redis.ConnectionError("Connection refused"),
+    redis.TimeoutError(),
+    redis.BusyLoadingError(),
+    redis.ReadOnlyError(),
+    redis.exceptions.OutOfMemoryError(),
+    redis.ResponseError("MISCONF Errors writing to the AOF file: No space left on device"),
+    redis.ResponseError("MASTERDOWN Link with MASTER is down"),
+]
+FOR_GOOD = [
+    redis.AuthenticationError("WRONGPASS"),
+    redis.ResponseError("WRONGTYPE Operation against a key"),
+    redis.exceptions.NoPermissionError("NOPERM"),
+    redis.WatchError(),
+    ValueError(),
+]
+
+
+@pytest.mark.parametrize("error", MENDED, ids=repr)
+def test_what_passes_is_waited_for(error: redis.RedisError) -> None:
+    told, failures = list[bool](), [error, error]
+
+    def call() -> str:
+        if failures:
+            raise failures.pop()
+        return "done"
+
+    assert Patience(20.0, told.append)(call) == "done"
+    assert told == [True, False]
+
+
+@pytest.mark.parametrize("error", FOR_GOOD, ids=repr)
+def test_what_waiting_cannot_mend_is_raised_at_once(error: Exception) -> None:
+    told = list[bool]()
+
+    def call() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        Patience(20.0, told.append)(call)
+    assert told == []
+    assert not passing(error)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.2])
+def test_patience_comes_to_its_end(seconds: float) -> None:
+    told = list[bool]()
+
+    def call() -> None:
+        raise redis.ConnectionError("gone for good")
+
+    with pytest.raises(redis.ConnectionError, match="gone for good"):
+        Patience(seconds, told.append)(call)
+    assert told == [True, False]
+
+
+def test_who_leaves_waits_for_nothing_any_more() -> None:
+    calls = list[int]()
+    patience = Patience(600.0)
+
+    def call() -> None:
+        calls.append(len(calls))
+        if len(calls) == 3:
+            patience.leaving.set()
+        raise redis.ConnectionError("gone")
+
+    for _ in range(2):
+        with pytest.raises(redis.ConnectionError):
+            patience(call)
+    assert len(calls) == 4
+
+
+def test_a_client_with_patience_outlives_its_server(tmp_path: Path) -> None:
+    """And each connection counts: the new server may have lost something."""
+    with Faulty(tmp_path) as server, structlog.testing.capture_logs() as logs:
+        patience = Patience(60.0)
+        with connect(BrokerSettings(), server.url, patience=patience) as client:
+            client.set("k", "v")
+            assert patience.connections == 1
+            server.crash()
+            server.start()
+            assert client.get("k") == b"v"
+            assert patience.connections == 2
+    assert [line["log_level"] for line in logs if "redis" in line["event"]] in ([], ["warning", "info"])

@@ -1,0 +1,227 @@
+"""What is left of a run when Redis loses its last second, or everything, and when somebody goes back on purpose.
+
+The crash is real: a server that is killed and comes back with older data, or with none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from broker.connection import connect
+from broker.errors import Behind, Refused
+from broker.keys import Keys
+from broker.patience import Patience
+from broker.schema import RolloutGroup, Ticket
+from broker.settings import BrokerSettings
+from consumer.learner import CLAIM_SECONDS, Learner
+from tests.consumer.one_run import Answer, Run, mixed
+from tests.faults import Faulty
+
+STEPS = 8
+DETERMINISTIC = {"steps": STEPS, "deterministic": True}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Faulty]:
+    with Faulty(tmp_path / "redis") as server:
+        yield server
+
+
+def run_on(server: Faulty, name: str, folder: Path, **run_settings: Any) -> Run:
+    patience = Patience(30.0)
+    client = connect(BrokerSettings(), server.url, patience=patience)
+    blocking = connect(BrokerSettings(), server.url, blocking_seconds=CLAIM_SECONDS, patience=patience)
+    made = Run(client, blocking, Keys(name), folder, patience=patience)
+    made.learner_settings = {"checkpoint_every": 3, "learning_rate": 0.01, "tokens_per_micro_batch": 1}
+    made.run_settings, made.evaluate = {**DETERMINISTIC, **run_settings}, 2
+    return made
+
+
+@pytest.fixture
+def run(server: Faulty, tmp_path: Path) -> Run:
+    return run_on(server, "run", tmp_path / "run")
+
+
+def remembering(server: Faulty, run: Run, number: int) -> Any:
+    """Answers tickets; remembers what Redis holds when ticket `number` is asked for."""
+
+    def answer(ticket: Ticket) -> RolloutGroup:
+        if ticket.ticket_id == f"t{number:010d}":
+            server.remember()
+        return mixed(ticket)
+
+    return answer
+
+
+def same_weights(run: Run, learner: Learner, server: Faulty, folder: Path) -> bool:
+    """As in a run to which nothing happened."""
+    steady = run_on(server, "steady", folder / "steady", **run.run_settings)
+    steady.learner_settings = run.learner_settings
+    undisturbed = steady.learner()
+    assert steady.finish(undisturbed) == "finished"
+    expected, found = undisturbed.trainer.state_dict(), learner.trainer.state_dict()
+    assert learner.dispatch.ledger.verdicts() == undisturbed.dispatch.ledger.verdicts()
+    return all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+
+
+def closed(learner: Learner) -> bool:
+    train, evaluations = learner.dispatch.ledger.balance(), learner.evaluator.ledger.balance()
+    assert train.balanced, train
+    assert evaluations.balanced, evaluations
+    return not train.unsettled and not evaluations.unsettled and train.verdicts["trained"] == STEPS * 2
+
+
+def otherwise(ticket: Ticket) -> RolloutGroup:
+    """What a generator that is not deterministic might have said to the same ticket."""
+    made = mixed(ticket)
+    return replace(made, rollouts=tuple(replace(rollout, reward=1.0 - rollout.reward) for rollout in made.rollouts))
+
+
+def take_up(run: Run, learner: Learner, answer: Answer = mixed) -> Learner:
+    """What the learner's process does: start from the checkpoint as often as Redis has lost something."""
+    for _ in range(3):
+        try:
+            assert run.finish(learner, answer) == "finished"
+            return learner
+        except Behind:
+            learner = run.learner()
+    raise AssertionError("it never ends")
+
+
+# -- the learner dies, and Redis forgets -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bound", [0, 2])
+@pytest.mark.parametrize("crash_at", [2, 4, 7])
+@pytest.mark.parametrize("loss", ["everything", "some"])
+def test_the_books_are_made_anew_and_the_weights_are_the_same(
+    server: Faulty, run: Run, tmp_path: Path, loss: str, crash_at: int, bound: int
+) -> None:
+    run.run_settings |= {"max_staleness": bound}
+    run.learner_settings |= {"pipeline_depth": bound}
+    with pytest.raises(InterruptedError):
+        run.finish(run.learner(crash_at=crash_at), remembering(server, run, 2 * crash_at - 2))
+    server.lose_all() if loss == "everything" else server.forget()
+    learner = take_up(run, run.learner())
+    assert closed(learner)
+    assert same_weights(run, learner, server, tmp_path)
+
+
+def test_redis_forgets_under_a_learner_that_lives(server: Faulty, run: Run, tmp_path: Path) -> None:
+    forgotten = list[str]()
+
+    def answer(ticket: Ticket) -> RolloutGroup:
+        if ticket.ticket_id == "t0000000006":
+            server.remember()
+        if ticket.ticket_id == "t0000000014" and not forgotten:
+            forgotten.append(ticket.ticket_id)
+            server.forget()
+        return mixed(ticket)
+
+    learner = run.learner()
+    with pytest.raises(Behind):
+        run.finish(learner, answer)
+    learner = take_up(run, run.learner())
+    assert closed(learner)
+    assert same_weights(run, learner, server, tmp_path)
+
+
+def test_redis_restarts_and_nobody_notices_but_in_the_log(server: Faulty, run: Run, tmp_path: Path) -> None:
+    def answer(ticket: Ticket) -> RolloutGroup:
+        if ticket.kind == "train" and int(ticket.ticket_id[1:]) % 5 == 4:
+            server.crash()
+            server.start()
+        return mixed(ticket)
+
+    learner = run.learner()
+    assert run.finish(learner, answer) == "finished"
+    assert closed(learner)
+    assert same_weights(run, learner, server, tmp_path)
+    assert run.desk.dead_letters() == []
+
+
+# -- numbers -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", ["everything", "some"])
+def test_no_policy_version_is_used_twice(server: Faulty, run: Run, loss: str) -> None:
+    """Without a deterministic sampler the steps after the loss are others: so must be the numbers they are known by."""
+    run.run_settings |= {"deterministic": False, "max_staleness": 8}
+    run.learner_settings |= {"order": "ready"}
+    seen: dict[int, bytes] = {}
+
+    def watch(learner: Learner) -> Learner:
+        prune = run.desk.policy.prune
+
+        def look(protected: Any = frozenset()) -> list[int]:
+            newest = run.desk.policy.newest()
+            assert newest is not None
+            weights = (run.desk.policy.path(newest) / "model.safetensors").read_bytes()
+            assert seen.setdefault(newest, weights) == weights, f"version {newest} came back with other weights"
+            return prune(protected)
+
+        learner.policy.prune = look  # type: ignore[method-assign]
+        return learner
+
+    with pytest.raises(InterruptedError):
+        run.finish(watch(run.learner(crash_at=6)), remembering(server, run, 8))
+    before = run.desk.policy.used()
+    assert before == 5
+    server.lose_all() if loss == "everything" else server.forget()
+    learner = watch(run.learner())
+    learner = take_up(run, learner, otherwise)
+    assert closed(learner)
+    assert max(seen) > before
+    assert run.desk.policy.newest() == run.desk.policy.used() == max(seen)
+
+
+# -- going back on purpose ---------------------------------------------------------------------------------------------
+
+
+def test_a_rollback_is_named_done_once_and_ends_like_a_run_that_never_went_so_far(
+    server: Faulty, run: Run, tmp_path: Path
+) -> None:
+    run.learner_settings |= {"keep_checkpoints": 5}
+    with pytest.raises(InterruptedError):
+        run.finish(run.learner(crash_at=8))
+    run.learner_settings |= {"resume": 3}
+    again = run.learner(crash_at=8)
+    with pytest.raises(InterruptedError):
+        run.finish(again)
+    aside = sorted(path.name[:23] for path in (run.folder / "run" / "checkpoints").glob("abandoned-*"))
+    assert aside == ["abandoned-step-00000006"]
+    learner = run.learner()  # with the same recipe: that rollback has been done
+    assert run.finish(learner) == "finished"
+    assert len(list((run.folder / "run" / "checkpoints").glob("abandoned-*"))) == 1
+    assert closed(learner)
+
+
+def test_a_rollback_to_what_is_not_there_says_what_is(run: Run) -> None:
+    with pytest.raises(InterruptedError):
+        run.finish(run.learner(crash_at=8))
+    run.learner_settings |= {"resume": 4}
+    with pytest.raises(Refused, match=r"no checkpoint of step 4 .* there are: 3, 6"):
+        run.finish(run.learner())
+
+
+@pytest.mark.parametrize("newest", ["damaged", "of another run"])
+def test_falling_back_past_the_newest_checkpoint_needs_its_name(run: Run, newest: str) -> None:
+    with pytest.raises(InterruptedError):
+        run.finish(run.learner(crash_at=8))
+    folder = run.folder / "run" / "checkpoints" / "step-00000006"
+    if newest == "damaged":
+        (folder / "state.safetensors").write_bytes(b"")
+    else:
+        folder.rename(folder.with_name("gone"))
+    with pytest.raises(Refused, match=r"--learner.resume 3"):
+        run.finish(run.learner())
+    run.learner_settings |= {"resume": 3}
+    learner = run.learner()
+    assert run.finish(learner) == "finished"
+    assert closed(learner)
