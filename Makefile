@@ -24,11 +24,11 @@ export TOKENIZERS_PARALLELISM := false
 
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help install lint format type test test-fast demo up stop broker producer consumer monitoring ledger bench lock clean FORCE
+.PHONY: help install lint format type test test-fast demo up stop broker producer consumer monitoring ledger crash-matrix bench lock clean FORCE
 
 help:
 	@echo 'make VERB [RECIPE=recipes/demo.toml] [DEVICE=cpu|cuda] [PYTHON=python3.11] [ARGS="…"]'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(RUNTIME) ## run the whole pipeline on this machine: Redis, generators, learner
 	@exec $(PY) -m deploy.launcher recipes/demo.toml $(ARGS)
@@ -50,6 +50,9 @@ consumer: $(RUNTIME) ## run the learner of RECIPE
 
 monitoring: $(RUNTIME) ## watch the run of RECIPE in this terminal
 	@exec $(PY) -m monitoring.top $(RECIPE) $(ARGS)
+
+crash-matrix: $(DEV) ## kill every process at every labelled point and write benchmarks/crash-matrix.md (20 minutes)
+	@exec $(PY) -m tests.system.crash_matrix $(ARGS)
 
 ledger: $(RUNTIME) ## show the books of the run of RECIPE: every ticket and what became of it
 	@exec $(PY) -m monitoring.books $(RECIPE) $(ARGS)

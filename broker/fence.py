@@ -19,6 +19,7 @@ import redis
 from broker.errors import Behind, Fenced
 from broker.keys import Keys
 from broker.patience import Patience
+from broker.points import reached
 
 Command = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -96,7 +97,9 @@ class Fence:
                     for arguments, options in commands:
                         pipe.execute_command(*arguments, **options)
                     pipe.set(self._key, after.encode())
+                    reached("fence.watched")
                     pipe.execute()
+                    reached("fence.committed")
                 except redis.WatchError:  # the mark has changed, or the connection broke under the watch: look again
                     continue
                 return

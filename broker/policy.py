@@ -30,6 +30,7 @@ from broker.files import flush, replace_text, room_for
 from broker.keys import Keys
 from broker.manifest import NAME as MANIFEST_NAME
 from broker.manifest import Manifest, read, seal, verify
+from broker.points import reached
 
 OWNER = ".run"  # file with the name of the run whose versions these are
 USED = ".used"  # file with the highest number that the pointer was ever moved to, or was about to be
@@ -96,6 +97,7 @@ class PolicyStore:
         try:
             with room_for(f"policy version {version}", self.directory):
                 fill(folder)
+                reached("policy.filled")
                 if not self._is_there(seal(folder, self._keys.run, version), replace):
                     folder.rename(self.path(version))
         except Exception as error:
@@ -113,6 +115,7 @@ class PolicyStore:
             raise FileNotFoundError(errno.ENOENT, f"policy version {version} is not complete", str(self.path(version)))
         if version > self.used():
             replace_text(self.directory / USED, str(version))
+            reached("policy.number-used")
         pipe.set(self._keys.policy, version)
         pipe.publish(self._keys.policy, version)
 
@@ -185,6 +188,7 @@ class PolicyStore:
         marked: Any = self._mark([self._keys.policy_leases], [now, now + PRUNING_SECONDS, *candidates])
         trash = [self._aside("trash", version) for version in marked]
         for version, aside in zip(marked, trash, strict=True):
+            reached("policy.pruning")
             self.path(version).rename(aside)  # whole, so that nobody sees half a version while it is deleted
         if marked:
             self._redis.hdel(self._keys.policy_leases, *[f"!prune:{version}" for version in marked])

@@ -20,6 +20,7 @@ from broker.keys import Keys
 from broker.ledger import Ledger
 from broker.log import setup
 from broker.patience import Patience
+from broker.points import reached
 from broker.policy import PolicyStore
 from broker.run_folder import RunFolder
 from broker.settings import redis_url
@@ -61,6 +62,7 @@ def build(recipe: ProcessRecipe, metrics: LearnerMetrics) -> Learner:
     model = PolicyModel.load(source, recipe, recipe.learner)
     announce(client, keys, fingerprint, json.dumps(recipe.model_dump(mode="json")))
     create_groups(client, keys)
+    reached("learner.announced")
     fence = Fence(client, keys, patience)
     ledger, evaluations = Ledger(client, keys, "train", fence), Ledger(client, keys, "eval", fence)
     fence.take_over()
@@ -104,6 +106,7 @@ def finish(recipe: ProcessRecipe, metrics: LearnerMetrics) -> bool:
         return False
     final = RunFolder.of(recipe.run).model
     fill_version(learner.trainer.model, Path(recipe.run.model), final, learner.trainer.snapshot())
+    reached("learner.ended")
     learner.client.set(learner.keys.finished, outcome)
     return True
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from broker.cut import Cut
 from broker.errors import Malformed, Refused
 from broker.files import flush, room_for, sha256
+from broker.points import reached
 
 STATE, DOCUMENT = "state.safetensors", "checkpoint.json"
 
@@ -68,11 +69,13 @@ def write(
     try:
         with room_for(f"the checkpoint of step {step}", root):
             save_file(state, temporary / STATE)
+            reached("checkpoint.state-written")
             full = {**document, "step": step, "sha256": sha256(temporary / STATE)}
             (temporary / DOCUMENT).write_text(json.dumps(full))
             for name in (STATE, DOCUMENT):
                 flush(temporary / name)
             flush(temporary)
+        reached("checkpoint.flushed")
         if final.exists():
             shutil.rmtree(final)
         temporary.rename(final)
@@ -82,6 +85,7 @@ def write(
         raise
     folders = _folders(root)
     for old in set(folders[:-keep]) - set(milestones(folders, keep_every)):
+        reached("checkpoint.pruning")
         shutil.rmtree(old)
     return Checkpoint(final, full)
 

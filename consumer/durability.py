@@ -18,6 +18,7 @@ from torch import Tensor
 from broker.cut import Cut
 from broker.files import disk_full
 from broker.ledger import Entry
+from broker.points import reached
 from broker.run_folder import RunFolder
 from consumer import checkpoint
 from consumer.background import RETRY_SECONDS, Background
@@ -121,9 +122,11 @@ class Durability:
             self.log.warning("no room for a checkpoint, the last one stands", step=step, last=self.durable)
             self.begun, self.retry_at = self.durable, self.clock() + RETRY_SECONDS
             return
+        reached("checkpoint.durable")
         self.retry_at = None
         self.at.sequence, self.durable, self.named = sequence, step, named_versions(cut)
         self.dispatch.make_final(entries, sequence, ids)
+        reached("checkpoint.final")
 
     def _document(self, entries: list[Entry], ids: dict[str, bytes], sequence: int, cut: Cut) -> dict[str, Any]:
         return {

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from broker.ledger import Ledger
+from broker.points import reached
 from broker.schema import RolloutGroup, Ticket
 from broker.streams import Arrival
 from consumer.dispatch import seed_of
@@ -114,6 +115,7 @@ class Evaluator:
 
     def _finish(self, evaluation: Evaluation) -> None:
         self._record(evaluation.record())
+        reached("evaluation.recorded")
         good = [(e, t) for t, (e, g) in evaluation.arrived.items() if g is not None and not g.failed]
         bad = [(e, t) for t, (e, g) in evaluation.arrived.items() if g is None or g.failed]
         with self.ledger.transaction() as pipe:

@@ -17,6 +17,7 @@ import redis
 import structlog
 
 from broker.keys import Keys
+from broker.points import reached
 from broker.policy import PolicyStore
 from broker.streams import Arrival, RolloutStream
 from consumer.buffer import Bound, Held, StalenessBuffer, Wait
@@ -97,6 +98,7 @@ class Learner:
                 self._publish([])  # a run that ends between two publications: its last steps are published, too
             self.publisher.join()
             self.evaluator.start(self.dispatch.version, "end")
+            reached("learner.steps-done")
             self._wait_durable(self.durability.finish)
             self._drain_evaluations()
             self.tally.ended(outcome, self.dispatch.ledger.verdicts())
@@ -108,11 +110,13 @@ class Learner:
     def _train(self, batch: list[Held]) -> None:
         started = time.perf_counter()
         self.dispatch.take(batch)
+        reached("learner.batch-taken")
         groups = [held.group for held in batch]
         for group in groups:
             self.tally.consumed(group, "trained")
         with self.metrics.phase("train"):
             stats = self.trainer.train(groups, self.at.version)
+        reached("learner.trained")
         publish_seconds = self._advance([group.ticket_id for group in groups])
         at, settings = self.at, self.recipe.learner
         self.tally.step(
@@ -197,6 +201,8 @@ class Learner:
     def _consume(self) -> None:
         verdicts = self.buffer.consumed(self.dispatch.waiting(), self._bound())
         self.dispatch.consume(verdicts)
+        if verdicts:
+            reached("learner.consumed")
         for held, verdict in verdicts:
             self.tally.consumed(held.group, verdict)
             if verdict == "failed":
@@ -210,6 +216,8 @@ class Learner:
         self.metrics.waiting(reason, why.ticket_id)
         with self.metrics.phase("wait"):
             arrivals = self._claim()
+        if arrivals:
+            reached("learner.claimed")
         for arrival in arrivals:
             self._receive(arrival)
 

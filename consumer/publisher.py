@@ -13,6 +13,7 @@ from pathlib import Path
 import structlog
 
 from broker.files import disk_full
+from broker.points import reached
 from broker.policy import PolicyStore
 from consumer.background import RETRY_SECONDS, Background
 from monitoring.metrics import LearnerMetrics
@@ -39,6 +40,7 @@ class Publisher(Background):
         self.start(partial(self._publish, version, fill, commit))
 
     def _publish(self, version: int, fill: Callable[[Path], None], commit: Callable[[], None]) -> None:
+        reached("publisher.begun")
         while True:
             try:
                 # A folder of this number beyond the pointer is a crashed learner's upload that nobody was told of.
@@ -51,5 +53,7 @@ class Publisher(Background):
                 log.warning("no room for a policy version, tried again", version=version, seconds=self._retry_seconds)
                 if self.closing.wait(self._retry_seconds):
                     raise  # never published: whoever waits for it must not take it for done
+        reached("publisher.uploaded")
         commit()
+        reached("publisher.committed")
         self._policy.prune(self._protected())

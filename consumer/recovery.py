@@ -17,6 +17,7 @@ import structlog
 
 from broker.errors import Malformed, Refused
 from broker.ledger import Entry
+from broker.points import reached
 from broker.policy import PolicyStore
 from broker.run_folder import RunFolder
 from broker.streams import Arrival, RolloutStream
@@ -75,6 +76,7 @@ class Recovery:
                 found, f"Redis holds {here} of at least {there} commits", self.recipe.run.deterministic
             )
         self._finish(found)
+        reached("recovery.loaded")
         try:
             pending = self._replay()
         except Gone as gone:
@@ -104,7 +106,9 @@ class Recovery:
         snapshot = self.trainer.snapshot()
         self.policy.write(0, lambda folder: self.fill(folder, snapshot), replace=True)
         self.durability.first()
+        reached("recovery.first-checkpoint")
         self.dispatch.open(0)
+        reached("recovery.opened")
         self.evaluator.start(0, "start")
 
     def _load(self, found: Checkpoint) -> None:
@@ -144,6 +148,7 @@ class Recovery:
                 self.trainer.train([a.group for a in arrivals if a.group is not None], self.at.version)
             self.at.step, self.at.version = entry.step, entry.version
             self.at.steps_at_version = 0 if entry.published else self.at.steps_at_version + 1
+            reached("recovery.repeated")
             self.log.info("repeated a step", step=entry.step, version=entry.version)
         return list(pending.values())
 
@@ -181,12 +186,14 @@ class Recovery:
         if not same_numbers:
             self.at.version = self._unused(self.at.version)
         self._upload(self.at.version)
+        reached("recovery.rebuilding")
         with train.transaction() as pipe:
             train.rewrite(pipe, cut.pages["train"], self.dispatch.tickets(cut.pages["train"]))
             train.mark(pipe, "policy_version", str(self.at.version))
             page = cut.pages["eval"]
             evaluations.rewrite(pipe, page, [self.evaluator.ticket(t) for t in page.unsettled])
             self.policy.point(pipe, self.at.version)
+        reached("recovery.rebuilt")
         self.dispatch.resume(self.at.version)
         self.evaluator.resume()
         if not cut.pages["train"].counters:

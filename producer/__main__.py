@@ -11,10 +11,11 @@ from pathlib import Path
 
 from broker.cli import guarded, process_recipe
 from broker.connection import connect, require
-from broker.joining import Fingerprint, join, register_task
+from broker.joining import Fingerprint, agree, join, register_task
 from broker.keys import Keys
 from broker.log import setup
 from broker.patience import Patience
+from broker.points import reached
 from broker.policy import PolicyStore
 from broker.settings import redis_url
 from broker.streams import TicketStream, create_groups
@@ -59,7 +60,14 @@ async def serve_run(recipe: ProcessRecipe, metrics: GeneratorMetrics) -> None:
     fingerprint = Fingerprint.of(recipe)
     create_groups(client, keys)
     await asyncio.to_thread(join, client, keys, fingerprint)
-    register_task(client, keys, task.card())
+    card = task.card()
+
+    def belong() -> None:
+        agree(client, keys, fingerprint)
+        register_task(client, keys, card)
+
+    belong()
+    reached("generator.joined")
 
     stopping = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -73,7 +81,19 @@ async def serve_run(recipe: ProcessRecipe, metrics: GeneratorMetrics) -> None:
         tickets = TicketStream(client, blocking, keys, name, lease, deliveries, patience)
         policy = PolicyStore(client, keys, recipe.policy_directory, recipe.policy.keep, recipe.policy.lease_seconds)
         generator = Generator(
-            name, recipe, client, keys, tickets, policy, engine, task, tokens, verifiers, metrics, stopping=stopping
+            name,
+            recipe,
+            client,
+            keys,
+            tickets,
+            policy,
+            engine,
+            task,
+            tokens,
+            verifiers,
+            metrics,
+            belong,
+            stopping=stopping,
         )
         await generator.run()
     finally:

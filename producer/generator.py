@@ -17,6 +17,7 @@ import redis
 import structlog
 
 from broker.keys import Keys
+from broker.points import reached
 from broker.policy import PolicyStore
 from broker.schema import Ints, RolloutGroup, tombstone
 from broker.streams import Claim, TicketStream
@@ -48,6 +49,7 @@ class Generator:
     tokens: Tokens
     verifiers: VerifierPool
     metrics: GeneratorMetrics
+    belong: Callable[[], None]  # says again what the run is, should Redis have forgotten; raises `Refused` if it is not
     clock: Callable[[], float] = time.time
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     serving: dict[bytes, tuple[Claim, asyncio.Task[None]]] = field(default_factory=dict)
@@ -102,6 +104,7 @@ class Generator:
                     await asyncio.to_thread(self.tickets.give_back, claim)
                 return
             if claims:
+                reached("generator.claimed")
                 self.metrics.waiting("none")
             for claim in claims:
                 self.metrics.tickets.labels(event="claimed").inc()
@@ -119,6 +122,8 @@ class Generator:
         while not self.stopping.is_set():
             held = [claim for claim, _ in self.serving.values()]
             ours = await asyncio.to_thread(self.tickets.renew, held)
+            if held:
+                reached("generator.renewed")
             for claim in held:
                 if claim.entry_id not in ours and claim.entry_id in self.serving:
                     self.log.warning("lost a ticket to its lapsed lease", ticket=claim.ticket.ticket_id)
@@ -135,8 +140,10 @@ class Generator:
         """From ticket to published group. Cancelled: the ticket goes back."""
         try:
             group = await self._group(claim)
+            reached("generator.verified")
             with self._phase("publish"):
                 first = await asyncio.to_thread(self.tickets.publish, claim, group)
+            reached("generator.published")
             self.metrics.tickets.labels(event="published" if first else "late").inc()
             if first:
                 self._count(group)
@@ -192,7 +199,9 @@ class Generator:
 
     async def _sample(self, prompt: Ints, seed: int, request: str) -> list[Completion]:
         try:
+            reached("generator.sampling")
             completions = await self.engine.sample(prompt, seed, request)
+            reached("generator.sampled")
         except Exception as error:
             raise Unsampled(f"{type(error).__name__}: {error}") from error
         self.keeper.answered()
@@ -219,6 +228,7 @@ class Generator:
 
     def _heartbeat(self, seconds: float) -> bool:
         """Say that this generator lives; True if the run has finished."""
+        self.belong()
         self.client.hset(self.keys.generators, self.name, str(self.clock() + seconds))
         return bool(self.client.exists(self.keys.finished))
 

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from broker.errors import Malformed
+from broker.points import reached
 from broker.policy import PolicyStore
 from monitoring.metrics import GeneratorMetrics
 from producer.engine import Engine, Unsampled
@@ -58,7 +59,9 @@ class Refresher:
             # Leased before it is opened, a version is not pruned under us. Once loaded, its files are not needed any
             # more.
             await asyncio.to_thread(self._policy.lease, self._name, version)
+            reached("generator.leased")
             folder = await asyncio.to_thread(self._policy.open, version)
+            reached("generator.opened")
             await self._engine.refresh(folder, version)
         except (Malformed, OSError, ValueError, RuntimeError, TimeoutError) as error:
             self._metrics.refresh_failures.inc()
@@ -67,6 +70,7 @@ class Refresher:
                 self._keeper.failed(error)
                 await self.notify()
             return False
+        reached("generator.refreshed")
         seconds = time.perf_counter() - started
         self._metrics.refresh_seconds.observe(seconds)
         self._metrics.policy_version.set(version)

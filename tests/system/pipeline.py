@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,8 +14,10 @@ import redis
 from broker.embedded import EmbeddedServer
 from broker.keys import Keys
 from broker.ledger import Ledger
+from tests.system.processes import ROOT, Forked
 
-ROOT = Path(__file__).parents[2]
+__all__ = ["ROOT", "Pipeline", "wait_until"]
+
 SECONDS = 120.0
 
 
@@ -37,11 +37,12 @@ class Pipeline:
     flags: list[str]
     recipe: str = "recipes/tiny.toml"
     name: str = "tiny"
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    processes: dict[str, Forked] = field(default_factory=dict)
+    server_class: type[EmbeddedServer] = EmbeddedServer
 
     def __enter__(self) -> Pipeline:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.server = EmbeddedServer(self.folder / "redis")
+        self.server = self.server_class(self.folder / "redis")
         self.server.start()
         self.client = redis.Redis.from_url(self.server.url)
         return self
@@ -62,19 +63,18 @@ class Pipeline:
     def run_folder(self) -> Path:
         return self.folder / self.name
 
-    def start(self, module: str, name: str, *flags: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", module, self.recipe, "--run.directory", str(self.folder)]
-        command += ["--broker.url", self.server.url, *self.flags, *flags]
-        with (self.folder / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env={**os.environ})
+    def start(self, module: str, name: str, *flags: str, **environment: str) -> Forked:
+        arguments = [self.recipe, "--run.directory", str(self.folder), "--broker.url", self.server.url]
+        arguments += [*self.flags, *flags]
+        process = Forked(module, arguments, {**os.environ, **environment}, self.folder / f"{name}.log")
         self.processes[name] = process
         return process
 
-    def learner(self, *flags: str) -> subprocess.Popen[bytes]:
-        return self.start("consumer", "learner", *flags)
+    def learner(self, *flags: str, **environment: str) -> Forked:
+        return self.start("consumer", "learner", *flags, **environment)
 
-    def generator(self, name: str = "generator", *flags: str) -> subprocess.Popen[bytes]:
-        return self.start("producer", name, *flags)
+    def generator(self, name: str = "generator", *flags: str, **environment: str) -> Forked:
+        return self.start("producer", name, *flags, **environment)
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
@@ -83,7 +83,7 @@ class Pipeline:
         """Exit status of a process, which must end by itself."""
         try:
             return self.processes[name].wait(seconds)
-        except subprocess.TimeoutExpired:
+        except TimeoutError:
             raise AssertionError(f"{name} did not end in {seconds} s:\n{self.log(name)[-3000:]}") from None
 
     def terminate(self, name: str) -> int:

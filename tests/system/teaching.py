@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from broker.fingerprint import copy_tokenizer_files
+from broker.settings import load
+from deploy.prepare import prepare
+from producer.settings import GeneratorRecipe
+from producer.tasks import make_task
+from producer.tokens import Tokens
+from tests.system.processes import ROOT
 
-RATE = 3e-3
+RATE, SEED = 3e-3, 3
 
 
 def teach(untaught: Path, folder: Path, lessons: Iterable[tuple[Tensor, int]]) -> Path:
@@ -33,3 +40,19 @@ def teach(untaught: Path, folder: Path, lessons: Iterable[tuple[Tensor, int]]) -
     model.save_pretrained(folder)
     copy_tokenizer_files(untaught, folder)
     return folder
+
+
+def taught_to_add(root: Path) -> Path:
+    """`random:llama-tiny` after sixty steps of learning what an answer to a sum looks like, in a folder of `root`."""
+    folder = prepare("random:llama-tiny", root)
+    of = load(GeneratorRecipe, ROOT / "recipes/tiny.toml", ["--run.model", str(folder)], {})
+    tokenizer, luck = AutoTokenizer.from_pretrained(folder), random.Random(0)
+    tokens, problems = Tokens(folder, of.task), make_task(of.task, SEED).train
+
+    def lesson() -> tuple[Tensor, int]:
+        numbers = luck.choice([range(10), range(10, 19)])  # answers of one length at a time
+        answers = [[*tokenizer(str(luck.choice(numbers)))["input_ids"], *tokens.stop_ids] for _ in range(16)]
+        rows = [[*tokens.prompt_ids(luck.choice(problems)).tolist(), *answer] for answer in answers]
+        return torch.tensor(rows), len(answers[0])
+
+    return teach(folder, root / "taught", (lesson() for _ in range(60)))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from broker.joining import Fingerprint, announce
 from broker.settings import load
 from consumer.dispatch import problem_of, seed_of
-from deploy.prepare import prepare
 from producer.settings import GeneratorRecipe
 from producer.tasks import Task, make_task
 from producer.tasks.base import resolve
 from producer.tokens import Tokens
 from producer.transformers_engine import TransformersEngine
 from tests.system.pipeline import ROOT, Pipeline, wait_until
-from tests.system.teaching import teach
 
 STEPS, GROUPS, GROUP_SIZE, RATE, SEED, VERSIONS = 5, 2, 8, 3e-3, 3, 9
 Weights = dict[str, Tensor]
@@ -59,23 +56,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model directory: `random:llama-tiny` after sixty steps of learning what an answer looks like."""
-    root = tmp_path_factory.mktemp("models")
-    folder = prepare("random:llama-tiny", root)
-    of, tokenizer, luck = resolved(folder), AutoTokenizer.from_pretrained(folder), random.Random(0)
-    tokens, problems = Tokens(folder, of.task), make_task(of.task, SEED).train
-
-    def lesson() -> tuple[Tensor, int]:
-        numbers = luck.choice([range(10), range(10, 19)])  # answers of one length at a time
-        answers = [[*tokenizer(str(luck.choice(numbers)))["input_ids"], *tokens.stop_ids] for _ in range(16)]
-        rows = [[*tokens.prompt_ids(luck.choice(problems)).tolist(), *answer] for answer in answers]
-        return torch.tensor(rows), len(answers[0])
-
-    return teach(folder, root / "taught", (lesson() for _ in range(60)))
 
 
 # -- the plain loop --------------------------------------------------------------------------------------------------

@@ -1,0 +1,84 @@
+"""Processes of ours without the seconds that importing torch takes: forked from a server that has imported it once.
+
+Each is a process of its own with its own arguments, environment and log, entered as `python -m module` enters it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+MODELS = [f"transformers.models.{name}.modeling_{name}" for name in ("llama", "qwen2")]
+HEAVY = ["torch", "transformers", *MODELS, "redis", "pydantic", "sympy", "math_verify"]
+
+
+def _server() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(HEAVY)
+    return context
+
+
+def _enter(module: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+    """The beginning of a process."""
+    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.setsid()
+    os.chdir(ROOT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = [module, *arguments]
+    sys.path.insert(0, str(ROOT))
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+class Forked:
+    """One process, with the verbs of `subprocess.Popen` that tests need."""
+
+    def __init__(self, module: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+        self._process: ForkServerProcess = _server().Process(
+            target=_enter, args=(module, list(arguments), dict(environment), log), daemon=True
+        )
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
+    def state(self) -> str:
+        """One letter of the kernel's: `T` is stopped. Empty for one that is gone."""
+        try:
+            return (Path("/proc") / str(self.pid) / "stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return ""
+
+    def poll(self) -> int | None:
+        """Exit status, negative for a signal; None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, seconds: float | None = None) -> int:
+        """Exit status. Raises `TimeoutError`."""
+        self._process.join(seconds)
+        status = self._process.exitcode
+        if status is None:
+            raise TimeoutError
+        return status
+
+    def send_signal(self, signum: int) -> None:
+        """To it, if it is still there."""
+        if self.poll() is None:
+            os.kill(self.pid, signum)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.send_signal(signal.SIGKILL)
