@@ -29,6 +29,7 @@ from consumer.settings import LearnerRecipe
 from consumer.trainer import Trainer
 from monitoring.metrics import LearnerMetrics, serve
 from monitoring.settings import MonitoringSettings
+from monitoring.watchdog import Watchdog
 
 
 class ProcessRecipe(LearnerRecipe):
@@ -53,14 +54,16 @@ def build(recipe: ProcessRecipe, metrics: LearnerMetrics) -> Learner:
     folder.make()
     fingerprint = Fingerprint.of(recipe)
     agree(client, keys, fingerprint)
+    metrics.starting("model")
     model = PolicyModel.load(source, recipe, recipe.learner)
     announce(client, keys, fingerprint, json.dumps(recipe.model_dump(mode="json")))
     create_groups(client, keys)
     ledger, evaluations = Ledger(client, keys), Ledger(client, keys, "eval")
     ledger.take_over()
     evaluations.epoch = ledger.epoch
-    metrics.waiting("task card")
+    metrics.starting("task card")
     card = wait_for_task(client, keys)
+    metrics.starting("none")
     settings = recipe.learner
     flow = Flow(
         recipe.capacity,
@@ -94,11 +97,12 @@ def main() -> None:
     recipe = process_recipe(ProcessRecipe, "consumer", "the learner of a run")
     if recipe.learner.threads:
         torch.set_num_threads(recipe.learner.threads)
-    metrics = LearnerMetrics()
+    metrics = LearnerMetrics(stall_seconds=recipe.monitoring.stall_seconds)
     server = serve(metrics, recipe.monitoring.host, recipe.monitoring.learner_port, metrics.health)
     try:
-        learner = build(recipe, metrics)
-        outcome = learner.run()
+        with Watchdog(metrics, recipe.monitoring.warn_seconds):
+            learner = build(recipe, metrics)
+            outcome = learner.run()
         final = RunFolder.of(recipe.run).model
         fill_version(learner.trainer.model, Path(recipe.run.model), final, learner.trainer.snapshot())
         learner.client.set(learner.keys.finished, outcome)

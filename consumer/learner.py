@@ -95,7 +95,7 @@ class Learner:
             if self.at.steps_at_version:
                 self.at.publish()
                 self._publish([])  # a run that ends between two publications: its last steps are published, too
-            self.publisher.join()
+            self._published()
             self.evaluator.start(self.dispatch.version, "end")
             self._wait_durable(self.durability.finish)
             self._drain_evaluations()
@@ -123,15 +123,12 @@ class Learner:
         if at.steps_at_version:
             return
         if settings.eval_every and at.version % settings.eval_every == 0 and at.step < self.recipe.run.steps:
-            self.publisher.join()
+            self._published()
             self.evaluator.start(at.version, "periodic")
 
     def _advance(self, tickets: list[str]) -> float:
         """Count the step that was just taken and commit it, with a publication when one is due."""
-        self.metrics.waiting("publish")
-        with self.metrics.phase("publish"):
-            waited = self.publisher.join()
-        self.metrics.waiting("none")
+        waited = self._published()
         last = self.at.step + 1 == self.recipe.run.steps
         due = self.at.steps_at_version + 1 >= self.recipe.learner.publish_every
         self.at.advance(publishing=due or last)
@@ -149,6 +146,14 @@ class Learner:
             lambda folder: self.fill(folder, snapshot),
             lambda: self.dispatch.commit(step, version, tickets, publish=True),
         )
+
+    def _published(self) -> float:
+        """Wait for the publication under way; seconds it took."""
+        self.metrics.waiting("publish")
+        with self.metrics.phase("publish"):
+            seconds = self.publisher.join()
+        self.metrics.waiting("none")
+        return seconds
 
     def _stay_durable(self) -> None:
         """Begin a checkpoint when one is due; wait for it where too much would hang on it."""
@@ -181,7 +186,7 @@ class Learner:
         """The next batch; None if the run has nothing left to learn from. Waits with a named reason."""
         started, settings = time.perf_counter(), self.recipe.learner
         if self.buffer.order == "strict":
-            self.publisher.join()  # replacements and new tickets must be numbered in the same order in every run
+            self._published()  # replacements and new tickets must be numbered in the same order in every run
         while True:
             self._consume()
             if settings.stop_when_solved and self.degenerate_in_a_row >= settings.max_degenerate_in_a_row:
@@ -214,6 +219,7 @@ class Learner:
             self._receive(arrival)
 
     def _receive(self, arrival: Arrival) -> None:
+        self.metrics.progress()
         if arrival.kind == "eval":
             self.evaluator.add(arrival)
         elif not self.dispatch.expects(arrival.ticket_id) or arrival.ticket_id in self.buffer:

@@ -113,5 +113,6 @@ class Recovery:
                 self.trainer.train([a.group for a in arrivals if a.group is not None], self.at.version)
             self.at.step, self.at.version = entry.step, entry.version
             self.at.steps_at_version = 0 if entry.published else self.at.steps_at_version + 1
+            self.metrics.progress()
             self.log.info("repeated a step", step=entry.step, version=entry.version)
         return list(pending.values())

@@ -82,6 +82,7 @@ class Generator:
 
     async def _claim_loop(self) -> None:
         while not self.stopping.is_set():
+            self._say()
             with self._phase("wait_slot"):
                 async with self.changed:
                     await self.changed.wait_for(lambda: len(self.serving) < self.engine.slots or self.stopping.is_set())
@@ -89,7 +90,6 @@ class Generator:
                 return
             free = self.engine.slots - len(self.serving)
             suspects = sum(claim.suspect for claim, _ in self.serving.values())
-            self.metrics.waiting("none" if self.serving else "ticket")
             with self._phase("wait_ticket"):
                 claims = await asyncio.to_thread(
                     self.tickets.claim, free, suspects=suspects, block_seconds=BLOCK_SECONDS
@@ -98,8 +98,8 @@ class Generator:
                 for claim in claims:
                     await asyncio.to_thread(self.tickets.give_back, claim)
                 return
-            if claims:
-                self.metrics.waiting("none")
+            if claims or not self.serving:
+                self.metrics.progress()  # to ask in vain is all that an idle generator has to do: it is idle, not ill
             for claim in claims:
                 self.metrics.tickets.labels(event="claimed").inc()
                 self.serving[claim.entry_id] = (claim, asyncio.create_task(self._serve(claim)))
@@ -142,6 +142,8 @@ class Generator:
             self.metrics.refresh_failures.inc()
             self.log.warning("refresh failed, the old weights go on", version=version, error=str(error)[:300])
             return False
+        self.metrics.progress()
+        self._say()
         self.metrics.refresh_seconds.observe(time.perf_counter() - started)
         self.metrics.policy_version.set(version)
         self.log.info("refreshed", version=version, seconds=round(time.perf_counter() - started, 3))
@@ -242,6 +244,16 @@ class Generator:
             await asyncio.wait_for(self.stopping.wait(), seconds)
         except TimeoutError:
             return
+
+    def _say(self) -> None:
+        """What the whole process waits for: a ticket, or a version that everything in its hands asks for."""
+        wanted = [claim.ticket.min_policy_version for claim, _ in self.serving.values()]
+        if not wanted:
+            self.metrics.waiting("ticket")
+        elif min(wanted) > self.engine.policy_version:
+            self.metrics.waiting("version", str(min(wanted)))
+        else:
+            self.metrics.waiting("none")
 
     def _phase(self, name: str) -> AbstractContextManager[None]:
         return self.metrics.phase(name)
