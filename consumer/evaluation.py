@@ -93,9 +93,10 @@ class Evaluator:
         for key, evaluation in list(self.running.items()):
             if arrival.ticket_id in evaluation.tickets and arrival.ticket_id not in evaluation.arrived:
                 evaluation.arrived[arrival.ticket_id] = (arrival.entry_id, arrival.group)
-                if arrival.group is None:
+                reason = arrival.malformed if arrival.group is None else arrival.group.failed
+                if reason:
                     with self._ledger.transaction() as pipe:
-                        self._ledger.dead_letter(pipe, arrival.ticket_id, arrival.malformed, arrival.payload)
+                        self._ledger.dead_letter(pipe, arrival.ticket_id, reason, arrival.payload)
                 if evaluation.complete:
                     self._finish(evaluation)
                     del self.running[key]

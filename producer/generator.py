@@ -260,3 +260,5 @@ class Generator:
 
     def _count(self, group: RolloutGroup) -> None:
         self.metrics.observe_group(group)
+        if group.failed:
+            self.log.warning("a group failed", ticket=group.ticket_id, reason=group.failed)

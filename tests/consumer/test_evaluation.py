@@ -108,7 +108,8 @@ def test_failed_and_unreadable_answers_are_counted_and_do_not_hold_the_evaluatio
     assert records[0]["failed"] == 3
     assert records[0]["pass_at_1"] is None, "nothing was evaluated, which is not the same as nothing was right"
     assert books(desk).balance().verdicts == {"failed": 3}
-    assert [name for name, _ in desk.dead_letters()] == [eval_id(5, "end", 1), eval_id(5, "end", 2)]
+    assert [name for name, _ in desk.dead_letters()] == [eval_id(5, "end", n) for n in range(3)]
+    assert desk.dead_letters()[0][1] == "delivered too often"
 
 
 def test_strangers_and_copies_are_set_aside(desk: Desk, records: list[Record]) -> None:
