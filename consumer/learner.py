@@ -18,6 +18,7 @@ import structlog
 
 from broker.keys import Keys
 from broker.policy import PolicyStore
+from broker.run_folder import RunFolder
 from broker.streams import Arrival, RolloutStream
 from consumer.buffer import Bound, Held, StalenessBuffer, Wait
 from consumer.dispatch import Dispatch
@@ -85,6 +86,7 @@ class Learner:
         try:
             for arrival in self.recovery.open():
                 self._receive(arrival)
+            self._end_if_lost()  # by the steps that were just repeated
             while self.at.step < self.recipe.run.steps:
                 self._stay_durable()
                 batch = self._next_batch()
@@ -92,10 +94,11 @@ class Learner:
                     outcome = "solved" if self.all_solved else "no signal"
                     break
                 self._train(batch)
+                self._end_if_lost()
             if self.at.steps_at_version:
                 self.at.publish()
                 self._publish([])  # a run that ends between two publications: its last steps are published, too
-            self._published()
+            self.publisher.wait()
             self.evaluator.start(self.dispatch.version, "end")
             self._wait_durable(self.durability.finish)
             self._drain_evaluations()
@@ -123,12 +126,12 @@ class Learner:
         if at.steps_at_version:
             return
         if settings.eval_every and at.version % settings.eval_every == 0 and at.step < self.recipe.run.steps:
-            self._published()
+            self.publisher.wait()
             self.evaluator.start(at.version, "periodic")
 
     def _advance(self, tickets: list[str]) -> float:
         """Count the step that was just taken and commit it, with a publication when one is due."""
-        waited = self._published()
+        waited = self.publisher.wait()
         last = self.at.step + 1 == self.recipe.run.steps
         due = self.at.steps_at_version + 1 >= self.recipe.learner.publish_every
         self.at.advance(publishing=due or last)
@@ -147,22 +150,24 @@ class Learner:
             lambda: self.dispatch.commit(step, version, tickets, publish=True),
         )
 
-    def _published(self) -> float:
-        """Wait for the publication under way; seconds it took."""
-        self.metrics.waiting("publish")
-        with self.metrics.phase("publish"):
-            seconds = self.publisher.join()
-        self.metrics.waiting("none")
-        return seconds
-
     def _stay_durable(self) -> None:
         """Begin a checkpoint when one is due; wait for it where too much would hang on it."""
         self.durability.thread.check()
+        if self.trainer.guard.uneasy:
+            return  # for guard_steps at most: the newest checkpoint stays that of a good step, to go on from
         if self.durability.due:
             with self.metrics.phase("checkpoint"):
                 self.durability.begin(self.publisher.barrier())
         if self.durability.overdue:
             self._wait_durable(self.durability.catch_up)
+
+    def _end_if_lost(self) -> None:
+        """Raises `Refused` where the collapse guard has seen enough, once the last good checkpoint is on disk."""
+        guard = self.trainer.guard
+        self.metrics.out_of_range.set(guard.uneasy)
+        if guard.verdict:
+            self.durability.thread.join()  # begun at a good step, and perhaps still being written
+            raise guard.collapse(self.at.step, self.durability.durable, RunFolder.of(self.recipe.run).checkpoints)
 
     def _wait_durable(self, wait: Callable[[Callable[[], object]], None]) -> None:
         self.metrics.waiting("checkpoint")
@@ -173,20 +178,14 @@ class Learner:
     # -- what to train on ----------------------------------------------------------------------------------------
 
     def _bound(self) -> Bound:
-        settings = self.recipe.learner
-        return Bound(
-            self.at.version,
-            self.at.steps_at_version,
-            self.recipe.run.max_staleness,
-            settings.groups_per_step,
-            settings.publish_every,
-        )
+        at, run, of = self.at, self.recipe.run, self.recipe.learner
+        return Bound(at.version, at.steps_at_version, run.max_staleness, of.groups_per_step, of.publish_every)
 
     def _next_batch(self) -> list[Held] | None:
         """The next batch; None if the run has nothing left to learn from. Waits with a named reason."""
         started, settings = time.perf_counter(), self.recipe.learner
         if self.buffer.order == "strict":
-            self._published()  # replacements and new tickets must be numbered in the same order in every run
+            self.publisher.wait()  # replacements and new tickets must be numbered in the same order in every run
         while True:
             self._consume()
             if settings.stop_when_solved and self.degenerate_in_a_row >= settings.max_degenerate_in_a_row:

@@ -279,6 +279,11 @@ class LearnerMetrics(_Role):
             "Updates thrown away for a gradient that is not finite.",
             registry=r,
         )
+        self.out_of_range = Gauge(
+            "headrace_learner_out_of_range_steps",
+            "Steps in a row whose ess or gradient norm the collapse guard takes exception to.",
+            registry=r,
+        )
         self.tokens = Counter("headrace_learner_tokens_total", "Completion tokens trained on.", registry=r)
         self.verdicts = Counter("headrace_learner_groups_total", "Groups by verdict.", ["verdict"], registry=r)
         self.staleness = CountedHistogram(
