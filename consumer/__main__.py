@@ -7,10 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import structlog
 import torch
 
 from broker.cli import guarded, process_recipe
-from broker.connection import connect, require
+from broker.connection import address, connect, require
 from broker.fingerprint import copy_tokenizer_files
 from broker.joining import Fingerprint, agree, announce, wait_for_task
 from broker.keys import Keys
@@ -23,6 +24,7 @@ from broker.streams import RolloutStream, create_groups
 from consumer.dispatch import Dispatch, Flow
 from consumer.evaluation import Evaluator
 from consumer.learner import CLAIM_SECONDS, Learner
+from consumer.memory import require_room
 from consumer.model import PolicyModel
 from consumer.record import StepTally
 from consumer.settings import LearnerRecipe
@@ -30,6 +32,8 @@ from consumer.trainer import Trainer
 from monitoring.metrics import LearnerMetrics, serve
 from monitoring.settings import MonitoringSettings
 from monitoring.watchdog import Watchdog
+
+log = structlog.get_logger("learner")
 
 
 class ProcessRecipe(LearnerRecipe):
@@ -49,6 +53,9 @@ def build(recipe: ProcessRecipe, metrics: LearnerMetrics) -> Learner:
     url = redis_url(recipe.broker)
     client = connect(recipe.broker, url)
     require(client)
+    memory: Any = client.info("memory")
+    room = require_room(recipe, memory, address(client))
+    log.info("redis", most_megabytes=round(room / 1e6, 1), maxmemory_megabytes=round(memory["maxmemory"] / 1e6, 1))
     blocking = connect(recipe.broker, url, blocking_seconds=CLAIM_SECONDS)
     keys, source, folder = Keys(recipe.run.name), Path(recipe.run.model), RunFolder.of(recipe.run)
     folder.make()

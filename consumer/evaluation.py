@@ -10,12 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
+
 from broker.ledger import Ledger
 from broker.schema import RolloutGroup, Ticket
 from broker.streams import Arrival
 from consumer.dispatch import seed_of
 
 Record = dict[str, Any]
+AT_ONCE = 2  # evaluations under way, beyond which no periodic one begins: memory is bounded, also where one hangs
+
+log = structlog.get_logger("learner")
 
 
 @dataclass
@@ -73,9 +78,12 @@ class Evaluator:
             self.running[key] = Evaluation(int(version), label, tickets)
 
     def start(self, version: int, label: str) -> bool:
-        """Issue an evaluation unless this one was issued before; True if it was issued."""
+        """Issue an evaluation unless this one was issued before, or is one too many; True if it was issued."""
         mark = f"{label}:{version}"
         if self._problems == 0 or mark in self._ledger.books():
+            return False
+        if label == "periodic" and len(self.running) >= AT_ONCE:
+            log.warning("an evaluation is left out, earlier ones are still under way", version=version)
             return False
         tickets = [
             Ticket(eval_id(version, label, n), n, seed_of(self._seed, n), version, "eval")

@@ -168,3 +168,14 @@ def test_evaluation_is_no_business_of_the_train_ledger(desk: Desk, records: list
         one.add(arrival)
     train = Ledger(desk.client, desk.keys).balance()
     assert (train.issued, train.verdicts, train.unsettled) == (0, {}, frozenset())
+
+
+def test_evaluations_that_nobody_answers_do_not_pile_up(desk: Desk, records: list[Record]) -> None:
+    """Memory is bounded: beyond two under way no periodic one begins, and the last one of a run always does."""
+    one = evaluator(desk, records)
+    assert [one.start(version, "periodic") for version in (1, 2, 3, 4)] == [True, True, False, False]
+    assert one.start(5, "end")
+    assert len(books(desk).unsettled()) == 3 * 3
+    for arrival in answers(desk, *[1] * 9):
+        one.add(arrival)
+    assert one.start(6, "periodic")
