@@ -24,11 +24,11 @@ export TOKENIZERS_PARALLELISM := false
 
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help install lint format type test test-fast demo up stop broker producer consumer monitoring ledger bench lock clean FORCE
+.PHONY: help install lint format type test test-fast demo up stop broker producer consumer monitoring ledger dead-letters bench lock clean FORCE
 
 help:
 	@echo 'make VERB [RECIPE=recipes/demo.toml] [DEVICE=cpu|cuda] [PYTHON=python3.11] [ARGS="…"]'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(RUNTIME) ## run the whole pipeline on this machine: Redis, generators, learner
 	@exec $(PY) -m deploy.launcher recipes/demo.toml $(ARGS)
@@ -53,6 +53,9 @@ monitoring: $(RUNTIME) ## watch the run of RECIPE in this terminal
 
 ledger: $(RUNTIME) ## show the books of the run of RECIPE: every ticket and what became of it
 	@exec $(PY) -m monitoring.books $(RECIPE) $(ARGS)
+
+dead-letters: $(RUNTIME) ## list what failed in the run of RECIPE or could not be read, and why (ARGS="--json")
+	@exec $(PY) -m monitoring.dead_letters $(RECIPE) $(ARGS)
 
 test: $(DEV) ## all tests, those of the real vLLM engine included
 	@exec $(PY) -m pytest -ra --durations=15 $(ARGS)
