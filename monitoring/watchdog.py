@@ -7,6 +7,7 @@ whether a restart would help is not for the process itself to say.
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -88,7 +89,8 @@ class Watchdog:
                 self.log.info("progress again", **_named(wait))
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._loop, name="watchdog", daemon=True).start()
+        run = contextvars.copy_context().run  # what every line of this process says of itself
+        threading.Thread(target=run, args=(self._loop,), name="watchdog", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
