@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import structlog
 import torch
 
 from broker.cli import guarded, process_recipe
@@ -33,8 +32,6 @@ from monitoring.metrics import LearnerMetrics, serve
 from monitoring.settings import MonitoringSettings
 from monitoring.watchdog import Watchdog
 
-log = structlog.get_logger("learner")
-
 
 class ProcessRecipe(LearnerRecipe):
     """The learner's recipe and where its metrics go."""
@@ -53,9 +50,7 @@ def build(recipe: ProcessRecipe, metrics: LearnerMetrics) -> Learner:
     url = redis_url(recipe.broker)
     client = connect(recipe.broker, url)
     require(client)
-    memory: Any = client.info("memory")
-    room = require_room(recipe, memory, address(client))
-    log.info("redis", most_megabytes=round(room / 1e6, 1), maxmemory_megabytes=round(memory["maxmemory"] / 1e6, 1))
+    require_room(recipe, client.info("memory"), address(client))
     blocking = connect(recipe.broker, url, blocking_seconds=CLAIM_SECONDS)
     keys, source, folder = Keys(recipe.run.name), Path(recipe.run.model), RunFolder.of(recipe.run)
     folder.make()

@@ -24,6 +24,7 @@ from consumer.buffer import Bound, Held, StalenessBuffer, Wait
 from consumer.dispatch import Dispatch
 from consumer.durability import Durability
 from consumer.evaluation import Evaluator
+from consumer.memory import most
 from consumer.position import Position
 from consumer.publisher import Publisher
 from consumer.record import StepTally
@@ -87,6 +88,7 @@ class Learner:
             for arrival in self.recovery.open():
                 self._receive(arrival)
             self._end_if_lost()  # by the steps that were just repeated
+            self.log.info("begins", step=self.at.step, version=self.at.version, redis_bytes_at_most=most(self.recipe))
             while self.at.step < self.recipe.run.steps:
                 self._stay_durable()
                 batch = self._next_batch()

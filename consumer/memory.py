@@ -69,12 +69,11 @@ def _entry(size: int) -> int:
     return max(NODE, size) + PLACE
 
 
-def require_room(recipe: LearnerRecipe, info: dict[str, Any], where: str) -> int:
-    """The bound, once it is known to fit what Redis may use (its INFO). Raises `Refused`."""
+def require_room(recipe: LearnerRecipe, info: dict[str, Any], where: str) -> None:
+    """Raises `Refused` where Redis may use less (its INFO) than the run can fill."""
     needed, allowed = most(recipe), int(info.get("maxmemory", 0))
     if 0 < allowed < needed:
         raise Refused(
             f"Redis at {where} may use {allowed / 1e6:,.1f} MB (maxmemory), this run can fill {needed / 1e6:,.1f} MB",
             "raise maxmemory, or lower learner.checkpoint_every, learner.groups_per_step or sampling.max_tokens",
         )
-    return needed

@@ -247,13 +247,11 @@ class Generator:
 
     def _say(self) -> None:
         """What the whole process waits for: a ticket, or a version that everything in its hands asks for."""
-        wanted = [claim.ticket.min_policy_version for claim, _ in self.serving.values()]
-        if not wanted:
-            self.metrics.waiting("ticket")
-        elif min(wanted) > self.engine.policy_version:
-            self.metrics.waiting("version", str(min(wanted)))
+        lowest = min((claim.ticket.min_policy_version for claim, _ in self.serving.values()), default=-1)
+        if lowest > self.engine.policy_version:
+            self.metrics.waiting("version", str(lowest))
         else:
-            self.metrics.waiting("none")
+            self.metrics.waiting("none" if self.serving else "ticket")
 
     def _phase(self, name: str) -> AbstractContextManager[None]:
         return self.metrics.phase(name)
