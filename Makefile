@@ -24,7 +24,7 @@ export TOKENIZERS_PARALLELISM := false
 
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help install lint format type test test-fast demo up stop broker producer consumer monitoring ledger crash-matrix bench lock clean FORCE
+.PHONY: help install lint format type test test-fast demo up stop broker producer consumer monitoring ledger dead-letters crash-matrix bench lock clean FORCE
 
 help:
 	@echo 'make VERB [RECIPE=recipes/demo.toml] [DEVICE=cpu|cuda] [PYTHON=python3.11] [ARGS="…"]'
@@ -56,6 +56,9 @@ crash-matrix: $(DEV) ## kill every process at every labelled point and write ben
 
 ledger: $(RUNTIME) ## show the books of the run of RECIPE: every ticket and what became of it
 	@exec $(PY) -m monitoring.books $(RECIPE) $(ARGS)
+
+dead-letters: $(RUNTIME) ## list what failed in the run of RECIPE or could not be read, and why (ARGS="--json")
+	@exec $(PY) -m monitoring.dead_letters $(RECIPE) $(ARGS)
 
 test: $(DEV) ## all tests, those of the real vLLM engine included
 	@exec $(PY) -m pytest -ra --durations=15 $(ARGS)

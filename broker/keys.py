@@ -30,8 +30,13 @@ class Keys:
 
     @property
     def dead_letters(self) -> str:
-        """Stream of malformed messages with their reason."""
+        """Stream of what failed or could not be read, with the reason: an audit log of bounded length."""
         return self._key("dead_letters")
+
+    @property
+    def dead_letters_dropped(self) -> str:
+        """Counter of dead letters that gave way to newer ones."""
+        return self._key("dead_letters_dropped")
 
     def unsettled(self, kind: str) -> str:
         """Hash ticket_id → min_policy_version of every ticket without a final verdict."""

@@ -19,11 +19,12 @@ from broker.cut import Cut, Open, Page
 from broker.fence import Fence
 from broker.keys import GENERATORS, LEARNER, Keys
 from broker.schema import Kind, Ticket, encode_ticket
-from broker.scripts import LOCATE
+from broker.scripts import DEAD_LETTER, LOCATE
 
 Verdict = Literal["trained", "degenerate", "stale", "failed", "evaluated"]
 VERDICTS: tuple[Verdict, ...] = ("trained", "degenerate", "stale", "failed", "evaluated")
-DEAD_LETTER_BYTES = 4096
+# An audit log that strangers can write to: what is kept of each dead letter (characters, bytes), and of how many.
+DEAD_LETTER_ID, DEAD_LETTER_REASON, DEAD_LETTER_BYTES, DEAD_LETTERS = 64, 1024, 4096, 1000
 
 
 @dataclass(frozen=True)
@@ -138,9 +139,10 @@ class Ledger:
         pipe.xdel(self._keys.rollouts(self.kind), entry_id)
 
     def dead_letter(self, pipe: Any, ticket_id: str, reason: str, payload: bytes) -> None:
-        """Keep what could not be read, with its reason."""
-        fields = {"kind": self.kind, "ticket_id": ticket_id, "reason": reason, "payload": payload[:DEAD_LETTER_BYTES]}
-        pipe.xadd(self._keys.dead_letters, fields)
+        """Keep what failed or could not be read, with its reason; the oldest gives way beyond `DEAD_LETTERS`."""
+        keys = (self._keys.dead_letters, self._keys.dead_letters_dropped)
+        shown = (ticket_id[:DEAD_LETTER_ID], reason[:DEAD_LETTER_REASON], payload[:DEAD_LETTER_BYTES])
+        pipe.eval(DEAD_LETTER, len(keys), *keys, DEAD_LETTERS, self.kind, *shown)
 
     def journal(self, pipe: Any, entry: Entry) -> None:
         """Name the batch of a committed step, so that a restarted learner can repeat it."""

@@ -18,6 +18,7 @@ from broker.errors import Malformed
 
 SCHEMA_VERSION = 1
 MAX_PAYLOAD_BYTES = 64 << 20
+MAX_COMPONENTS, MAX_NAME_BYTES = 32, 64  # of the reward of a rollout
 LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
 Kind = Literal["train", "eval"]
@@ -183,13 +184,14 @@ def _decode_rollout(raw: Any) -> Rollout:
     tokens, logprobs = _ints(raw[0], "tokens"), _floats(raw[1], "behaviour_logprobs")
     _check(len(tokens) > 0, "tokens are empty")
     _check(len(tokens) == len(logprobs), "behaviour_logprobs has another length than tokens")
-    _check(bool(np.isfinite(logprobs).all()) and bool((logprobs <= 1e-3).all()), "behaviour_logprobs out of range")
+    _check(bool(np.isfinite(logprobs).all()), "behaviour_logprobs are not finite")
+    _check(bool((logprobs <= 1e-3).all()), "behaviour_logprobs out of range")
     reward, components, truncated = raw[3], raw[4], raw[5]
     _check(isinstance(reward, float) and abs(reward) <= LARGEST_FLOAT32, "reward")  # NaN fails every comparison
     _check(isinstance(truncated, bool), "truncated")
-    _check(isinstance(components, dict) and len(components) <= 32, "components")
+    _check(isinstance(components, dict) and len(components) <= MAX_COMPONENTS, "components")
     for name, value in components.items():
-        _check(isinstance(name, str) and len(name) <= 64, "components")
+        _check(isinstance(name, str) and len(name.encode()) <= MAX_NAME_BYTES, "components")
         _check(isinstance(value, float) and math.isfinite(value), f"component {name}")
     return Rollout(tokens, logprobs, _spans(raw[2], len(tokens)), reward, components, truncated)
 

@@ -39,6 +39,14 @@ redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[4], 0, ARGV[3], 'IDLE', ARGV[5], 'RE
 return 1
 """
 
+# The only stream that is cut off at a length: an audit log, nothing hangs on its oldest lines. What goes is counted.
+# Its first line has a full server refuse the script as it is queued, and the whole MULTI with it, like any command.
+DEAD_LETTER = """#!lua
+redis.call('XADD', KEYS[1], '*', 'kind', ARGV[2], 'ticket_id', ARGV[3], 'reason', ARGV[4], 'payload', ARGV[5])
+local dropped = redis.call('XTRIM', KEYS[1], 'MAXLEN', ARGV[1])
+if dropped > 0 then redis.call('INCRBY', KEYS[2], dropped) end
+"""
+
 # Where every ticket is, without its payload: entries nobody has claimed, entries in a generator's hands, groups.
 LOCATE = """
 local claimed = {}

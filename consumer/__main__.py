@@ -11,7 +11,7 @@ import structlog
 import torch
 
 from broker.cli import guarded, process_recipe
-from broker.connection import connect, require
+from broker.connection import address, connect, require
 from broker.errors import Behind
 from broker.fence import Fence
 from broker.fingerprint import copy_tokenizer_files
@@ -27,13 +27,16 @@ from broker.settings import redis_url
 from broker.streams import RolloutStream, create_groups
 from consumer.dispatch import Dispatch, Flow
 from consumer.evaluation import Evaluator
-from consumer.learner import CLAIM_SECONDS, Learner
+from consumer.inbox import CLAIM_SECONDS
+from consumer.learner import Learner
+from consumer.memory import require_room
 from consumer.model import PolicyModel
 from consumer.record import StepTally
 from consumer.settings import LearnerRecipe
 from consumer.trainer import Trainer
 from monitoring.metrics import LearnerMetrics, serve
 from monitoring.settings import MonitoringSettings
+from monitoring.watchdog import Watchdog
 
 
 class ProcessRecipe(LearnerRecipe):
@@ -51,14 +54,13 @@ def fill_version(model: PolicyModel, source: Path, folder: Path, snapshot: dict[
 def build(recipe: ProcessRecipe, metrics: LearnerMetrics) -> Learner:
     """Connect, become the run's only learner, load the model, wait for the task."""
     url, patience = redis_url(recipe.broker), Patience(recipe.broker.patience, metrics.redis_missed)
-    with connect(recipe.broker, url) as impatient:
-        require(impatient)
     client = connect(recipe.broker, url, patience=patience)
     blocking = connect(recipe.broker, url, blocking_seconds=CLAIM_SECONDS, patience=patience)
     keys, source, folder = Keys(recipe.run.name), Path(recipe.run.model), RunFolder.of(recipe.run)
     folder.make()
     fingerprint = Fingerprint.of(recipe)
     agree(client, keys, fingerprint)
+    metrics.starting("model")
     model = PolicyModel.load(source, recipe, recipe.learner)
     announce(client, keys, fingerprint, json.dumps(recipe.model_dump(mode="json")))
     create_groups(client, keys)
@@ -66,8 +68,9 @@ def build(recipe: ProcessRecipe, metrics: LearnerMetrics) -> Learner:
     fence = Fence(client, keys, patience)
     ledger, evaluations = Ledger(client, keys, "train", fence), Ledger(client, keys, "eval", fence)
     fence.take_over()
-    metrics.waiting("task card")
+    metrics.starting("task card")
     card = wait_for_task(client, keys)
+    metrics.starting("none")
     settings = recipe.learner
     flow = Flow(
         recipe.capacity,
@@ -111,6 +114,13 @@ def finish(recipe: ProcessRecipe, metrics: LearnerMetrics) -> bool:
     return True
 
 
+def require_redis(recipe: ProcessRecipe) -> None:
+    """Raises `Refused` where Redis cannot carry this run. Who begins does not wait for one that is not there."""
+    with connect(recipe.broker, redis_url(recipe.broker)) as client:
+        require(client)
+        require_room(recipe, client.info("memory"), address(client))
+
+
 @guarded
 def main() -> None:
     """Entry point."""
@@ -118,11 +128,13 @@ def main() -> None:
     recipe = process_recipe(ProcessRecipe, "consumer", "the learner of a run")
     if recipe.learner.threads:
         torch.set_num_threads(recipe.learner.threads)
-    metrics = LearnerMetrics()
+    metrics = LearnerMetrics(stall_seconds=recipe.monitoring.stall_seconds)
     server = serve(metrics, recipe.monitoring.host, recipe.monitoring.learner_port, metrics.health)
     try:
-        while not finish(recipe, metrics):
-            pass
+        require_redis(recipe)
+        with Watchdog(metrics, recipe.monitoring.warn_seconds):
+            while not finish(recipe, metrics):
+                pass
     finally:
         server.stop()
 

@@ -159,6 +159,8 @@ class Dispatch:
             with self.ledger.transaction() as pipe:
                 for held, verdict in verdicts:
                     self.ledger.settle(pipe, [(held.entry_id, held.group.ticket_id)], verdict)
+                    if verdict == "failed":
+                        self.ledger.dead_letter(pipe, held.group.ticket_id, held.group.failed, b"")
                 self.ledger.issue(pipe, tickets)
             for ticket_id in gone:
                 del self.in_play[ticket_id]

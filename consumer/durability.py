@@ -145,3 +145,4 @@ class Durability:
         self.write(folder, step, state, document, settings.keep_checkpoints, settings.keep_every)
         self.metrics.checkpoint_seconds.observe(time.perf_counter() - started)
         self.metrics.checkpoint_step.set(step)
+        self.metrics.progress()

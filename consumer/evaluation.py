@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
+
 from broker.ledger import Ledger
 from broker.points import reached
 from broker.schema import RolloutGroup, Ticket
@@ -17,6 +19,9 @@ from broker.streams import Arrival
 from consumer.dispatch import seed_of
 
 Record = dict[str, Any]
+AT_ONCE = 2  # evaluations under way, beyond which no periodic one begins: memory is bounded, also where one hangs
+
+log = structlog.get_logger("learner")
 
 
 @dataclass
@@ -79,9 +84,12 @@ class Evaluator:
         return Ticket(ticket_id, int(number), seed_of(self._seed, int(number)), int(version), "eval")
 
     def start(self, version: int, label: str) -> bool:
-        """Issue an evaluation unless this one was issued before; True if it was issued."""
+        """Issue an evaluation unless this one was issued before, or is one too many; True if it was issued."""
         mark = f"{label}:{version}"
         if self._problems == 0 or mark in self.ledger.books():
+            return False
+        if label == "periodic" and len(self.running) >= AT_ONCE:
+            log.warning("an evaluation is left out, earlier ones are still under way", version=version)
             return False
         tickets = [self.ticket(eval_id(version, label, n)) for n in range(self._problems)]
         with self.ledger.transaction() as pipe:
@@ -100,9 +108,10 @@ class Evaluator:
                 return  # read again after the connection broke
             if arrival.ticket_id not in evaluation.arrived:
                 evaluation.arrived[arrival.ticket_id] = (arrival.entry_id, arrival.group)
-                if arrival.group is None:
+                reason = arrival.malformed if arrival.group is None else arrival.group.failed
+                if reason:
                     with self.ledger.transaction() as pipe:
-                        self.ledger.dead_letter(pipe, arrival.ticket_id, arrival.malformed, arrival.payload)
+                        self.ledger.dead_letter(pipe, arrival.ticket_id, reason, arrival.payload)
                 if evaluation.complete:
                     self._finish(evaluation)
                     del self.running[key]

@@ -19,21 +19,22 @@ import structlog
 from broker.keys import Keys
 from broker.points import reached
 from broker.policy import PolicyStore
-from broker.streams import Arrival, RolloutStream
+from broker.run_folder import RunFolder
+from broker.streams import RolloutStream
 from consumer.buffer import Bound, Held, StalenessBuffer, Wait
 from consumer.dispatch import Dispatch
 from consumer.durability import Durability
 from consumer.evaluation import Evaluator
+from consumer.inbox import Inbox
+from consumer.memory import most
 from consumer.position import Position
 from consumer.publisher import Publisher
 from consumer.record import StepTally
 from consumer.recovery import Recovery
 from consumer.settings import LearnerRecipe
+from consumer.streak import Streak
 from consumer.trainer import Trainer
 from monitoring.metrics import LearnerMetrics
-
-CLAIM_SECONDS = 0.5  # longest wait for a group in one call: how soon a stop or a publication's failure is noticed
-CLAIM_COUNT = 64
 
 
 @dataclass
@@ -53,9 +54,9 @@ class Learner:
     fill: Callable[[Path, dict[str, Any]], None]  # writes a snapshot of the weights as a policy version
     clock: Callable[[], float] = time.time
     at: Position = field(default_factory=Position)
-    degenerate_in_a_row: int = 0
-    all_solved: bool = True
+    streak: Streak = field(default_factory=Streak)
     buffer: StalenessBuffer = field(init=False)
+    inbox: Inbox = field(init=False)
     publisher: Publisher = field(init=False)
     durability: Durability = field(init=False)
     recovery: Recovery = field(init=False)
@@ -63,6 +64,9 @@ class Learner:
 
     def __post_init__(self) -> None:
         self.buffer = StalenessBuffer(self.recipe.learner.order)
+        self.inbox = Inbox(
+            self.rollouts, self.dispatch, self.buffer, self.evaluator, self.tally, self.metrics, self.streak
+        )
         self.publisher = Publisher(self.policy, self._named_versions, self.metrics)
         self.durability = Durability(self.recipe, self.dispatch, self.trainer, self.metrics, self.at)
         self.recovery = Recovery(
@@ -85,18 +89,22 @@ class Learner:
         outcome = "finished"
         try:
             for arrival in self.recovery.open():
-                self._receive(arrival)
+                self.inbox.receive(arrival)
+            self._evaluate()
+            self._end_if_lost()  # by the steps that were just repeated
+            self.log.info("begins", step=self.at.step, version=self.at.version, redis_bytes_at_most=most(self.recipe))
             while self.at.step < self.recipe.run.steps:
                 self._stay_durable()
                 batch = self._next_batch()
                 if batch is None:
-                    outcome = "solved" if self.all_solved else "no signal"
+                    outcome = self.streak.outcome
                     break
                 self._train(batch)
+                self._end_if_lost()
             if self.at.steps_at_version:
                 self.at.publish()
                 self._publish([])  # a run that ends between two publications: its last steps are published, too
-            self.publisher.join()
+            self.publisher.wait()
             self.evaluator.start(self.dispatch.version, "end")
             reached("learner.steps-done")
             self._wait_durable(self.durability.finish)
@@ -118,24 +126,26 @@ class Learner:
             stats = self.trainer.train(groups, self.at.version)
         reached("learner.trained")
         publish_seconds = self._advance([group.ticket_id for group in groups])
-        at, settings = self.at, self.recipe.learner
+        at = self.at
         self.tally.step(
             stats, step=at.step, version=at.version, buffer=len(self.buffer), publish_seconds=publish_seconds
         )
         seconds = round(time.perf_counter() - started, 2)
         self.log.info("step", step=at.step, version=at.version, loss=round(stats.loss, 5), seconds=seconds)
-        if at.steps_at_version:
+        self._evaluate()
+
+    def _evaluate(self) -> None:
+        """Begin the evaluation that is due at this version, unless it was begun before."""
+        at, every = self.at, self.recipe.learner.eval_every
+        periodic = every and at.version % every == 0 and at.step < self.recipe.run.steps
+        if at.steps_at_version or (at.step and not periodic):
             return
-        if settings.eval_every and at.version % settings.eval_every == 0 and at.step < self.recipe.run.steps:
-            self.publisher.join()
-            self.evaluator.start(at.version, "periodic")
+        self.publisher.wait()
+        self.evaluator.start(at.version, "periodic" if at.step else "start")
 
     def _advance(self, tickets: list[str]) -> float:
         """Count the step that was just taken and commit it, with a publication when one is due."""
-        self.metrics.waiting("publish")
-        with self.metrics.phase("publish"):
-            waited = self.publisher.join()
-        self.metrics.waiting("none")
+        waited = self.publisher.wait()
         last = self.at.step + 1 == self.recipe.run.steps
         due = self.at.steps_at_version + 1 >= self.recipe.learner.publish_every
         self.at.advance(publishing=due or last)
@@ -157,11 +167,21 @@ class Learner:
     def _stay_durable(self) -> None:
         """Begin a checkpoint when one is due; wait for it where too much would hang on it."""
         self.durability.thread.check()
+        if self.trainer.guard.uneasy:
+            return  # for guard_steps at most: the newest checkpoint stays that of a good step, to go on from
         if self.durability.due:
             with self.metrics.phase("checkpoint"):
                 self.durability.begin(self.publisher.barrier())
         if self.durability.overdue:
             self._wait_durable(self.durability.catch_up)
+
+    def _end_if_lost(self) -> None:
+        """Raises `Refused` where the collapse guard has seen enough, once the last good checkpoint is on disk."""
+        guard = self.trainer.guard
+        self.metrics.out_of_range.set(guard.uneasy)
+        if guard.verdict:
+            self.durability.thread.join()  # begun at a good step, and perhaps still being written
+            raise guard.collapse(self.at.step, self.durability.durable, RunFolder.of(self.recipe.run).checkpoints)
 
     def _wait_durable(self, wait: Callable[[Callable[[], object]], None]) -> None:
         self.metrics.waiting("checkpoint")
@@ -172,23 +192,17 @@ class Learner:
     # -- what to train on ----------------------------------------------------------------------------------------
 
     def _bound(self) -> Bound:
-        settings = self.recipe.learner
-        return Bound(
-            self.at.version,
-            self.at.steps_at_version,
-            self.recipe.run.max_staleness,
-            settings.groups_per_step,
-            settings.publish_every,
-        )
+        at, run, of = self.at, self.recipe.run, self.recipe.learner
+        return Bound(at.version, at.steps_at_version, run.max_staleness, of.groups_per_step, of.publish_every)
 
     def _next_batch(self) -> list[Held] | None:
         """The next batch; None if the run has nothing left to learn from. Waits with a named reason."""
         started, settings = time.perf_counter(), self.recipe.learner
         if self.buffer.order == "strict":
-            self.publisher.join()  # replacements and new tickets must be numbered in the same order in every run
+            self.publisher.wait()  # replacements and new tickets must be numbered in the same order in every run
         while True:
             self._consume()
-            if settings.stop_when_solved and self.degenerate_in_a_row >= settings.max_degenerate_in_a_row:
+            if settings.stop_when_solved and self.streak.length >= settings.max_degenerate_in_a_row:
                 return None
             found = self.buffer.take(self.dispatch.waiting(), self._bound())
             if not isinstance(found, Wait):
@@ -208,56 +222,13 @@ class Learner:
             if verdict == "failed":
                 self.log.warning("a group failed", ticket=held.group.ticket_id, reason=held.group.failed)
             if verdict == "degenerate":
-                self.degenerate_in_a_row += 1
-                self.all_solved &= float(held.group.rewards.max()) > 0
+                self.streak.degenerate(held.group)
 
     def _wait(self, why: Wait) -> None:
         reason = why.reason if self._anyone_alive() else "no live generator"
         self.metrics.waiting(reason, why.ticket_id)
         with self.metrics.phase("wait"):
-            arrivals = self._claim()
-        if arrivals:
-            reached("learner.claimed")
-        for arrival in arrivals:
-            self._receive(arrival)
-
-    def _receive(self, arrival: Arrival) -> None:
-        if arrival.kind == "eval":
-            self.evaluator.add(arrival)
-        elif (held := self._entry_of(arrival.ticket_id)) == arrival.entry_id:
-            return  # read again after the connection broke
-        elif held is not None and not self.rollouts.holds(arrival.kind, held):
-            self._adopt(arrival)
-        elif not self.dispatch.expects(arrival.ticket_id) or held is not None:
-            self.log.warning("a stranger's message, or a copy", ticket=arrival.ticket_id, reason=arrival.malformed)
-            self.dispatch.discard(arrival, arrival.malformed or "no such ticket, or a copy")
-        elif arrival.group is None:
-            self.log.warning("malformed group", ticket=arrival.ticket_id, reason=arrival.malformed)
-            self.tally.failed()
-            self.dispatch.refuse(arrival, arrival.malformed)
-        else:
-            self.buffer.add(arrival)
-            if not arrival.group.failed and not arrival.group.degenerate:
-                self.degenerate_in_a_row, self.all_solved = 0, True
-
-    def _entry_of(self, ticket_id: str) -> bytes | None:
-        held = self.buffer.held.get(ticket_id)
-        return self.dispatch.entry_of(ticket_id) if held is None else held.entry_id
-
-    def _adopt(self, arrival: Arrival) -> None:
-        """Redis has lost the group that we hold, and the ticket was answered again: from now on this is its group."""
-        self.log.warning("a group that Redis had lost came again", ticket=arrival.ticket_id)
-        if self.buffer.held.pop(arrival.ticket_id, None) is not None:
-            self._receive(arrival)
-        else:
-            self.dispatch.adopt(arrival)
-
-    def _claim(self) -> list[Arrival]:
-        """What has arrived. Raises `Behind` or `Fenced` where a new connection leads to other books than ours."""
-        if self.rollouts.disturbed:
-            self.dispatch.ledger.fence.check()
-            return self.rollouts.pending()
-        return self.rollouts.claim(CLAIM_COUNT, CLAIM_SECONDS)
+            self.inbox.take_in()
 
     def _anyone_alive(self) -> bool:
         raw: Any = self.client.hgetall(self.keys.generators)
@@ -276,6 +247,5 @@ class Learner:
     def _drain_evaluations(self) -> None:
         while self.evaluator.running:
             self.metrics.waiting("evaluation" if self._anyone_alive() else "no live generator")
-            for arrival in self._claim():
-                self._receive(arrival)
+            self.inbox.take_in()
         self.metrics.waiting("none")

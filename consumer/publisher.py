@@ -35,6 +35,14 @@ class Publisher(Background):
         self._policy, self._protected, self._metrics = policy, protected, metrics
         self._retry_seconds = retry_seconds
 
+    def wait(self) -> float:
+        """Until the publication under way is committed, saying so; seconds it took. Raises what went wrong in it."""
+        self._metrics.waiting("publish")
+        with self._metrics.phase("publish"):
+            seconds = self.join()
+        self._metrics.waiting("none")
+        return seconds
+
     def publish(self, version: int, fill: Callable[[Path], None], commit: Callable[[], None]) -> None:
         """Start uploading `version`, whose files `fill` writes into a folder; then call `commit` on the same thread."""
         self.start(partial(self._publish, version, fill, commit))

@@ -109,7 +109,6 @@ class Recovery:
         reached("recovery.first-checkpoint")
         self.dispatch.open(0)
         reached("recovery.opened")
-        self.evaluator.start(0, "start")
 
     def _load(self, found: Checkpoint) -> None:
         """Take the checkpoint's weights and position."""
@@ -149,6 +148,7 @@ class Recovery:
             self.at.step, self.at.version = entry.step, entry.version
             self.at.steps_at_version = 0 if entry.published else self.at.steps_at_version + 1
             reached("recovery.repeated")
+            self.metrics.progress()
             self.log.info("repeated a step", step=entry.step, version=entry.version)
         return list(pending.values())
 
@@ -196,8 +196,6 @@ class Recovery:
         reached("recovery.rebuilt")
         self.dispatch.resume(self.at.version)
         self.evaluator.resume()
-        if not cut.pages["train"].counters:
-            self.evaluator.start(self.at.version, "start")
         self.dispatch.refill()
         self.metrics.rebuilds.inc()
         self.log.warning("taken up from a checkpoint", step=found.step, version=self.at.version, because=why)

@@ -46,6 +46,15 @@ class LearnerSettings(Section):
     stop_when_solved: bool = Field(
         True, description="end a run whose groups are all degenerate, saying `solved` or `no signal`"
     )
+    guard_steps: int = Field(
+        10,
+        ge=0,
+        description="steps in a row out of a guard_… range that end the run at its last good checkpoint; 0: off",
+    )
+    guard_min_ess: float = Field(
+        0.01, ge=0, le=1, description="effective sample size (a fraction) of the weights π_prox/μ: at least this"
+    )
+    guard_max_grad_norm: float = Field(1000.0, gt=0, description="norm of the gradient before clipping: at most this")
     eval_problems: int = Field(0, ge=0, description="held-out problems per evaluation; 0: none")
     eval_every: int = Field(0, ge=0, description="policy versions between evaluations; 0: only at start and end")
 

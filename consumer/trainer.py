@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from broker.schema import RolloutGroup
+from consumer.guard import CollapseGuard
 from consumer.model import PolicyModel
 from consumer.objective.decoupled import effective_sample_size, global_token_mean, token_terms
 from consumer.objective.surrogate import importance_ratio
@@ -64,6 +65,7 @@ class Trainer:
         self.model, self.recipe = model, recipe
         settings = recipe.learner
         self.updates = 0
+        self.guard = CollapseGuard(settings)
         self.optimizer = torch.optim.AdamW(
             model.parameters,
             lr=settings.learning_rate,
@@ -105,9 +107,10 @@ class Trainer:
             norms.append(norm)
             skipped |= norm != norm or norm in (float("inf"), float("-inf"))
         padded = sum(m.padded_tokens for micro_batches in packed for m in micro_batches)
-        return _stats(
-            seen, losses, norms, rate, skipped, padded, self.recipe.objective.truncation, time.perf_counter() - started
-        )
+        seconds = time.perf_counter() - started
+        stats = _stats(seen, losses, norms, rate, skipped, padded, self.recipe.objective.truncation, seconds)
+        self.guard.look(stats)
+        return stats
 
     def _backward(
         self, batch: MicroBatch, proximal: Tensor | None, denominator: int, version: int, seen: _Tokens

@@ -31,6 +31,7 @@ class Answer:
     since: float
     progressed: float
     figures: dict[str, float]  # name of a sample → sum over its labels
+    healthy: bool = True  # by its own account: it has made progress of late
 
     def figure(self, name: str) -> float:
         """A figure without the `headrace_` before it, 0 where there is none."""
@@ -38,7 +39,7 @@ class Answer:
 
 
 def ask(host: str, port: int, clock: Callable[[], float] = time.time) -> Answer | None:
-    """One process; None if it does not answer, whatever the reason."""
+    """One process; None if it does not answer, whatever the reason. One that is not healthy answers as well (503)."""
     connection = HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)  # goes past any proxy
     try:
         health = json.loads(_get(connection, "/healthz"))
@@ -51,6 +52,7 @@ def ask(host: str, port: int, clock: Callable[[], float] = time.time) -> Answer 
             since=now - waiting["since_seconds"],
             progressed=now - health["last_progress_seconds"],
             figures=figures,
+            healthy=health["healthy"] is True,
         )
     except (OSError, HTTPException, ValueError, KeyError, TypeError):  # down, busy, or somebody else's server
         return None

@@ -13,6 +13,7 @@ import time
 from collections import Counter as Counts
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
 
@@ -29,11 +30,15 @@ LENGTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384,
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 WAITING = (
     "none",
+    "model",  # start-up: it is being loaded
+    "engine",  # start-up: vLLM takes a minute or more
+    "learner",  # start-up: a generator that was there first
+    "task card",  # start-up: a learner that was there first
     "batch",
     "ticket",
+    "version",
     "no live generator",
     "publish",
-    "task card",
     "replay",
     "evaluation",
     "checkpoint",
@@ -41,13 +46,35 @@ WAITING = (
 )
 
 
+@dataclass(frozen=True)
+class Wait:
+    """What a process waits for, since when on its metrics' clock."""
+
+    reason: str
+    detail: str
+    since: float
+
+
 class _Role:
-    """What both roles have: phases, and what they wait for since when."""
+    """What both roles have: phases, what they wait for since when, and when they last got anywhere.
+
+    Progress is something done: a step, a group received or published, a ticket claimed, a version taken up, a
+    checkpoint made durable; of an idle generator, a look for tickets that Redis answered. A process without any for
+    `stall_seconds` (0: never mind) is not healthy, whatever it waits for: somebody has to look, though not every such
+    wait (`no live generator`) is cured by a restart.
+    """
 
     role = ""
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry | None = None,
+        *,
+        stall_seconds: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.registry = registry or CollectorRegistry()
+        self.stall_seconds, self._clock = stall_seconds, clock
         self.phase_seconds = Counter(
             f"headrace_{self.role}_phase_seconds_total",
             "Seconds spent in each phase.",
@@ -57,9 +84,15 @@ class _Role:
         self.waiting_for = Gauge(
             f"headrace_{self.role}_waiting", "1 for what the process waits for now.", ["reason"], registry=self.registry
         )
-        self._reason, self._detail, self._since = "none", "", time.time()
-        self._progress = time.time()
+        self._progress = clock()
+        self._wait = Wait("none", "", self._progress)  # replaced whole: other threads read it
         self._without_redis, self._missed_since, self._lock = 0, 0.0, threading.Lock()
+        for name, text, seconds in (
+            ("waiting_since", "How long the present wait has lasted, 0 without one.", lambda: self.waited),
+            ("last_progress", "Time since anything was done.", lambda: self.idle),
+        ):
+            gauge = Gauge(f"headrace_{self.role}_{name}_seconds", text, registry=self.registry)
+            gauge.set_function(seconds)  # at each scrape: a process that hangs sets nothing
         self.policy_version = Gauge(
             f"headrace_{self.role}_policy_version", "Policy version that the process holds.", registry=self.registry
         )
@@ -74,33 +107,62 @@ class _Role:
             self.phase_seconds.labels(phase=name).inc(time.perf_counter() - started)
 
     def waiting(self, reason: str, detail: str = "") -> None:
-        """Say what the process waits for, one of `WAITING`; `detail` (a ticket) shows in `/healthz` alone."""
-        if (reason, detail) == (self._reason, self._detail):
+        """Say what the process waits for, one of `WAITING`; `detail` (a ticket) shows in `/healthz` and log alone."""
+        before = self._wait
+        if (reason, detail) == (before.reason, before.detail):
             return
-        self.waiting_for.labels(reason=self._reason).set(0)
+        self.waiting_for.labels(reason=before.reason).set(0)
         self.waiting_for.labels(reason=reason).set(1)
-        self._reason, self._detail, self._since = reason, detail, time.time()
+        self._wait = Wait(reason, detail, self._clock())
+
+    @property
+    def wait(self) -> Wait:
+        """What it waits for now; a Redis that does not answer comes before any other reason."""
+        return Wait("Redis", "", self._missed_since) if self._without_redis else self._wait
+
+    def starting(self, reason: str) -> None:
+        """A phase of the start begins, and so the one before it is done."""
+        self.progress()
+        self.waiting(reason)
 
     def redis_missed(self, missed: bool) -> None:
-        """A thread begins, or ceases, to wait for a Redis that does not answer: that comes before any other reason."""
+        """A thread begins, or ceases, to wait for a Redis that does not answer."""
         with self._lock:
             self._without_redis += 1 if missed else -1
             self.waiting_for.labels(reason="Redis").set(self._without_redis > 0)
             if self._without_redis == 1 and missed:
-                self._missed_since = time.time()
+                self._missed_since = self._clock()
 
     def progress(self) -> None:
         """Something was done."""
-        self._progress = time.time()
+        self._progress = self._clock()
+
+    @property
+    def waited(self) -> float:
+        """Seconds that the present wait has lasted; 0 without one."""
+        wait = self.wait
+        return 0.0 if wait.reason == "none" else self._clock() - wait.since
+
+    @property
+    def idle(self) -> float:
+        """Seconds since the last progress."""
+        return self._clock() - self._progress
+
+    @property
+    def stalled(self) -> bool:
+        """No progress for longer than the recipe allows."""
+        return 0.0 < self.stall_seconds <= self.idle
 
     def health(self) -> dict[str, Any]:
         """For `/healthz`."""
-        now = time.time()
-        reason, detail, since = self._reason, self._detail, self._since
-        if self._without_redis:
-            reason, detail, since = "Redis", "", self._missed_since
-        waiting = {"reason": reason, "detail": detail, "since_seconds": round(now - since, 1)}
-        return {"role": self.role, "waiting": waiting, "last_progress_seconds": round(now - self._progress, 1)}
+        wait = self.wait
+        since = round(self._clock() - wait.since, 1)
+        return {
+            "role": self.role,
+            "healthy": not self.stalled,
+            "waiting": {"reason": wait.reason, "detail": wait.detail, "since_seconds": since},
+            "last_progress_seconds": round(self.idle, 1),
+        }
 
 
 class GeneratorMetrics(_Role):
@@ -108,8 +170,14 @@ class GeneratorMetrics(_Role):
 
     role = "generator"
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        super().__init__(registry)
+    def __init__(
+        self,
+        registry: CollectorRegistry | None = None,
+        *,
+        stall_seconds: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(registry, stall_seconds=stall_seconds, clock=clock)
         r = self.registry
         self.tokens = Counter("headrace_generator_tokens_total", "Completion tokens published.", ["kind"], registry=r)
         self.groups = Counter("headrace_generator_groups_total", "Rollout groups published.", ["kind"], registry=r)
@@ -209,8 +277,14 @@ class LearnerMetrics(_Role):
         "truncated_fraction": "Completions cut off by max_tokens.",
     }
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        super().__init__(registry)
+    def __init__(
+        self,
+        registry: CollectorRegistry | None = None,
+        *,
+        stall_seconds: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(registry, stall_seconds=stall_seconds, clock=clock)
         r = self.registry
         self.gauges = {name: Gauge(f"headrace_learner_{name}", text, registry=r) for name, text in self.GAUGES.items()}
         self.step = Gauge("headrace_learner_step", "Optimizer steps done.", registry=r)
@@ -218,6 +292,11 @@ class LearnerMetrics(_Role):
         self.skipped = Counter(
             "headrace_learner_skipped_updates_total",
             "Updates thrown away for a gradient that is not finite.",
+            registry=r,
+        )
+        self.out_of_range = Gauge(
+            "headrace_learner_out_of_range_steps",
+            "Steps in a row whose ess or gradient norm the collapse guard takes exception to.",
             registry=r,
         )
         self.tokens = Counter("headrace_learner_tokens_total", "Completion tokens trained on.", registry=r)
@@ -278,7 +357,10 @@ class Exposed(Protocol):
 
 
 class Server:
-    """`/metrics` and `/healthz` on a thread of its own; `port` is the bound one, 0 when the endpoint is off."""
+    """`/metrics` and `/healthz` on a thread of its own; `port` is the bound one, 0 when the endpoint is off.
+
+    `/healthz` answers 503, with the same body, where `health` says `"healthy": false`.
+    """
 
     def __init__(self, metrics: Exposed, host: str, port: int, health: Callable[[], dict[str, Any]]) -> None:
         self.port = 0
@@ -291,12 +373,14 @@ class Server:
                 if self.path == "/metrics":
                     self._answer(CONTENT_TYPE_LATEST, generate_latest(metrics.registry))
                 elif self.path == "/healthz":
-                    self._answer("application/json", json.dumps(health()).encode())
+                    state = health()
+                    status = 200 if state.get("healthy", True) else 503
+                    self._answer("application/json", json.dumps(state).encode(), status)
                 else:
                     self.send_error(404)
 
-            def _answer(self, kind: str, body: bytes) -> None:
-                self.send_response(200)
+            def _answer(self, kind: str, body: bytes, status: int = 200) -> None:
+                self.send_response(status)
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()

@@ -24,8 +24,10 @@ LABEL = 12
 SPARK, PROGRESS, SPEED, COUNT = 32, 20, 20, 12  # cells
 MOST_AGES, AGE_ROWS, AGE_CELLS = 12, 2, 5
 ROUTINE, GOOD, BAD, WRONG = "dim", "green", "yellow", "red"
+GENERATOR_WAITS = {"engine": "starting the engine", "learner": "waits for the learner"}
 LEARNER_WAITS = {
     "none": "busy",
+    "model": "loads the model",
     "batch": "waits for groups",
     "ticket": "waits for ticket",
     "no live generator": "waits: no live generator",
@@ -208,7 +210,7 @@ def _learner(sight: Sight) -> Text:
     if silent is not None or answer is None:
         return silent or Text()
     what = LEARNER_WAITS.get(answer.reason, f"waits: {answer.reason}")
-    style = BAD if answer.reason == "no live generator" else "default"
+    style = WRONG if not answer.healthy else BAD if answer.reason == "no live generator" else "default"
     text = Text(f"{what} {answer.detail}".strip(), style)
     return text.append(f" · {minutes(sight.now - answer.since)}", ROUTINE)
 
@@ -229,13 +231,16 @@ def _generators(sight: Sight) -> Text:
     busy = sum(a.figure("generator_in_flight_groups") for a in heard)
     versions = sorted({int(a.figure("generator_policy_version")) for a in heard})
     up = f"{len(heard)} of {len(sight.generators)} up" if len(sight.generators) > 1 else ""
-    parts = [up, f"{busy:.0f} of {slots:.0f} slots busy" if slots else "starting the engine"]
+    parts = [up, f"{busy:.0f} of {slots:.0f} slots busy" if slots else ""]
     if slots:
         parts.append(f"version {'–'.join(str(v) for v in versions[:1] + versions[1:][-1:])}")
     waiting = [a for a in heard if a.reason != "none"]
     if waiting:
         longest = min(waiting, key=lambda a: a.since)
-        parts.append(f"waits for a {longest.reason} · {minutes(sight.now - longest.since)}")
-    elif slots:
+        what = GENERATOR_WAITS.get(longest.reason, f"waits for a {longest.reason}")
+        parts.append(f"{what} · {minutes(sight.now - longest.since)}")
+    elif not slots:
+        parts.append(GENERATOR_WAITS["engine"])
+    else:
         parts.append(f"last group {minutes(sight.now - max(a.progressed for a in heard))} ago")
-    return Text(" · ".join(part for part in parts if part))
+    return Text(" · ".join(part for part in parts if part), "default" if all(a.healthy for a in heard) else WRONG)

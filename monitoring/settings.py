@@ -1,4 +1,4 @@
-"""Where each process serves its metrics."""
+"""Where each process serves its metrics, and when it speaks up by itself."""
 
 from __future__ import annotations
 
@@ -13,3 +13,9 @@ class MonitoringSettings(Section):
     host: str = "127.0.0.1"
     learner_port: int = Field(9400, ge=0, le=65535, description="0 turns the endpoint off")
     generator_port: int = Field(9410, ge=0, le=65535, description="0 turns the endpoint off")
+    warn_seconds: float = Field(60.0, ge=0, description="a wait longer than this is logged; 0: none is")
+    stall_seconds: float = Field(
+        600.0,
+        ge=0,
+        description="without progress for this long `/healthz` answers 503: above the longest step; 0: never",
+    )

@@ -21,6 +21,7 @@ from broker.settings import redis_url
 from broker.streams import TicketStream, create_groups
 from monitoring.metrics import GeneratorMetrics, serve
 from monitoring.settings import MonitoringSettings
+from monitoring.watchdog import Watchdog
 from producer.engine import Engine
 from producer.generator import Generator
 from producer.settings import GeneratorRecipe
@@ -59,6 +60,7 @@ async def serve_run(recipe: ProcessRecipe, metrics: GeneratorMetrics) -> None:
     tokens = Tokens(Path(recipe.run.model), recipe.task)
     fingerprint = Fingerprint.of(recipe)
     create_groups(client, keys)
+    metrics.starting("learner")
     await asyncio.to_thread(join, client, keys, fingerprint)
     card = task.card()
 
@@ -74,6 +76,7 @@ async def serve_run(recipe: ProcessRecipe, metrics: GeneratorMetrics) -> None:
         asyncio.get_running_loop().add_signal_handler(signum, stopping.set)
     engine = make_engine(recipe)
     verifiers = VerifierPool(task.verifier, recipe.generator.verifier_workers, recipe.generator.verifier_seconds)
+    metrics.starting("engine")
     try:
         await verifiers.start()
         await engine.start()
@@ -106,10 +109,11 @@ def main() -> None:
     """Entry point."""
     setup("generator")
     recipe = process_recipe(ProcessRecipe, "producer", "one generator of a run")
-    metrics = GeneratorMetrics()
+    metrics = GeneratorMetrics(stall_seconds=recipe.monitoring.stall_seconds)
     server = serve(metrics, recipe.monitoring.host, recipe.monitoring.generator_port, metrics.health)
     try:
-        asyncio.run(serve_run(recipe, metrics))
+        with Watchdog(metrics, recipe.monitoring.warn_seconds):
+            asyncio.run(serve_run(recipe, metrics))
     finally:
         server.stop()
 

@@ -60,12 +60,13 @@ class Generator:
 
     def __post_init__(self) -> None:
         self.keeper = EngineKeeper(self.engine, self._pause)
-        self.refresher = Refresher(self.name, self.policy, self.engine, self.keeper, self.metrics, self._pause)
+        parts = (self.policy, self.engine, self.keeper, self.metrics)
+        self.refresher = Refresher(self.name, *parts, self._pause, self._say)
 
     async def run(self) -> None:
         """Serve until `stopping` is set or the run has finished. An engine that keeps dying ends it by an error."""
         self.metrics.slots.set(self.engine.slots)
-        endless = [self.keeper.run(self.refresher.notify)]
+        endless = [self.keeper.run(self._revived)]
         if not self.recipe.run.deterministic:
             endless.append(self.refresher.run())
         endless_tasks = [asyncio.create_task(loop) for loop in endless]
@@ -90,13 +91,13 @@ class Generator:
 
     async def _claim_loop(self) -> None:
         while not self.stopping.is_set():
+            self._say()
             with self._phase("wait_slot"):
                 async with self.refresher.changed:
                     await self.refresher.changed.wait_for(lambda: self._free > 0 or self.stopping.is_set())
             if self.stopping.is_set():
                 return
             held = [claim for claim, _ in self.serving.values()]
-            self.metrics.waiting("none" if held else "ticket")
             with self._phase("wait_ticket"):
                 claims = await asyncio.to_thread(self.tickets.claim, self._free, held=held, block_seconds=BLOCK_SECONDS)
             if self.stopping.is_set():
@@ -105,7 +106,8 @@ class Generator:
                 return
             if claims:
                 reached("generator.claimed")
-                self.metrics.waiting("none")
+            if claims or not self.serving:
+                self.metrics.progress()  # to ask in vain is all that an idle generator has to do: it is idle, not ill
             for claim in claims:
                 self.metrics.tickets.labels(event="claimed").inc()
                 self.serving[claim.entry_id] = (claim, asyncio.create_task(self._serve(claim)))
@@ -239,8 +241,25 @@ class Generator:
         except TimeoutError:
             return
 
+    async def _revived(self) -> None:
+        self.metrics.progress()
+        await self.refresher.notify()
+
+    def _say(self) -> None:
+        """What the whole process waits for: a ticket, or a version that everything in its hands asks for."""
+        if not self.keeper.ready:
+            self.metrics.waiting("engine")
+            return
+        lowest = min((claim.ticket.min_policy_version for claim, _ in self.serving.values()), default=-1)
+        if lowest > self.engine.policy_version:
+            self.metrics.waiting("version", str(lowest))
+        else:
+            self.metrics.waiting("none" if self.serving else "ticket")
+
     def _phase(self, name: str) -> AbstractContextManager[None]:
         return self.metrics.phase(name)
 
     def _count(self, group: RolloutGroup) -> None:
         self.metrics.observe_group(group)
+        if group.failed:
+            self.log.warning("a group failed", ticket=group.ticket_id, reason=group.failed)

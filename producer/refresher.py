@@ -36,9 +36,11 @@ class Refresher:
         keeper: EngineKeeper,
         metrics: GeneratorMetrics,
         pause: Callable[[float], Awaitable[object]],
+        say: Callable[[], None],
     ) -> None:
+        """`say` is called when the engine holds another version."""
         self._name, self._policy, self._engine, self._keeper = name, policy, engine, keeper
-        self._metrics, self._pause = metrics, pause
+        self._metrics, self._pause, self._say = metrics, pause, say
         self.changed = asyncio.Condition()  # the engine holds another version, has died, or is up again
         self.exact = asyncio.Lock()  # deterministic runs: one ticket, one version at a time
 
@@ -72,6 +74,8 @@ class Refresher:
             return False
         reached("generator.refreshed")
         seconds = time.perf_counter() - started
+        self._metrics.progress()
+        self._say()
         self._metrics.refresh_seconds.observe(seconds)
         self._metrics.policy_version.set(version)
         log.info("refreshed", version=version, seconds=round(seconds, 3))

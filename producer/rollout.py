@@ -1,6 +1,7 @@
 """From an engine's completions and the verifier's verdicts to a RolloutGroup.
 
-Invariant: what is said here is data, true of the completion whatever the algorithm: nothing of baselines or clipping.
+Invariant: what is said here is data, true of the completion whatever the algorithm: nothing of baselines or clipping;
+and the learner can read it: a group that breaks a rule of the schema becomes the reason why.
 Refuses to know Redis and the engine's library.
 """
 
@@ -8,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from broker.schema import Ints, Rollout, RolloutGroup, Ticket
+from broker.errors import Malformed
+from broker.schema import Ints, Rollout, RolloutGroup, Ticket, decode_group, encode_group, tombstone
 from producer.engine import Completion
 from producer.verify import Verdict
 
@@ -22,12 +24,15 @@ def assemble(
     generator: str,
     sample_seconds: float,
 ) -> RolloutGroup:
-    """The group of a ticket: `prompt` (P,), G completions and their G verdicts, in the same order."""
+    """The group of a ticket: `prompt` (P,), G completions and their G verdicts, in the same order.
+
+    A tombstone where the learner would refuse it: a log-prob or a reward that is not finite, say.
+    """
     rollouts = tuple(
         Rollout(c.tokens, c.logprobs, c.spans, float(v.reward), dict(v.components), c.truncated)
         for c, v in zip(completions, verdicts, strict=True)
     )
-    return RolloutGroup(
+    group = RolloutGroup(
         ticket.ticket_id,
         ticket.kind,
         ticket.problem,
@@ -36,3 +41,8 @@ def assemble(
         generator=generator,
         sample_seconds=sample_seconds,
     )
+    try:
+        decode_group(encode_group(group))
+    except (Malformed, ValueError) as error:  # ValueError: a name that is no text cannot even be encoded
+        return tombstone(ticket, f"sampled, and not fit for training: {error}", generator)
+    return group

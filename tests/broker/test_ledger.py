@@ -11,7 +11,7 @@ import redis as redis_library
 
 from broker.errors import Fenced
 from broker.keys import LEARNER, Keys
-from broker.ledger import DEAD_LETTER_BYTES, Balance, Entry, Ledger
+from broker.ledger import DEAD_LETTER_BYTES, DEAD_LETTERS, Balance, Entry, Ledger
 from broker.schema import Rollout, RolloutGroup, Ticket, VersionSpan
 from broker.streams import Arrival, RolloutStream, TicketStream, create_groups
 
@@ -208,6 +208,40 @@ def test_an_error_within_a_transaction_leaves_nothing_behind(ledger: Ledger) -> 
     assert ledger.books() == {}
     issue(ledger, 0)
     assert ledger.balance().balanced, "and the connection is as good as before"
+
+
+def test_dead_letters_are_an_audit_log_of_bounded_length_that_counts_what_it_drops(
+    redis: redis_library.Redis, keys: Keys, ledger: Ledger
+) -> None:
+    """Whoever can write to the rollout stream can write here; they must not fill the memory of the run."""
+    for number in range(DEAD_LETTERS + 3):
+        with ledger.transaction() as pipe:
+            ledger.dead_letter(pipe, f"t{number}" + "x" * 10_000, "why " * 10_000, b"p" * 10_000)
+    letters: Any = redis.xrange(keys.dead_letters)
+    assert len(letters) == DEAD_LETTERS
+    assert letters[0][1][b"ticket_id"].startswith(b"t3x")
+    assert sum(len(part) for part in letters[0][1].values()) < 6000
+    assert redis.get(keys.dead_letters_dropped) == b"3"
+
+
+def test_where_memory_is_full_a_dead_letter_and_what_belongs_to_it_are_refused_together(
+    redis: redis_library.Redis, keys: Keys, ledger: Ledger, publish: Publish
+) -> None:
+    issue(ledger, 0)
+    arrivals = publish(1)
+
+    def write() -> None:
+        with ledger.transaction() as pipe:
+            ledger.dead_letter(pipe, "t0000000000", "why", b"")
+            ledger.discard(pipe, arrivals[0].entry_id)
+
+    redis.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(redis_library.RedisError, match="used memory"):
+            write()
+    finally:
+        redis.config_set("maxmemory", 0)
+    assert ledger.balance().published == {"t0000000000"}
 
 
 def test_a_command_that_the_server_refuses_is_not_taken_for_a_takeover(

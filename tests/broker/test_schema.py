@@ -44,7 +44,7 @@ def rollouts(draw: st.DrawFn) -> Rollout:
     ends = [*cuts, len(sampled)]
     spans = [VersionSpan(draw(tokens), start, end) for start, end in zip([0, *cuts], ends, strict=True)]
     logprobs = draw(st.lists(st.floats(-100, 0, width=32), min_size=len(sampled), max_size=len(sampled)))
-    components = draw(st.dictionaries(st.text(max_size=64), finite, max_size=4))
+    components = draw(st.dictionaries(st.text(max_size=16), finite, max_size=4))
     reward, truncated = draw(finite), draw(st.booleans())
     return Rollout(
         np.array(sampled, np.int32), np.array(logprobs, np.float32), tuple(spans), reward, components, truncated
@@ -178,8 +178,8 @@ FLOATS = np.array([-0.5, -1.0, 0.0], np.float32)
         ([*ROLLOUT, 0], b"", "tokens are empty"),
         ([*ROLLOUT, 0], np.array([1, 2], np.int32).tobytes(), "another length than tokens"),
         ([*ROLLOUT, 0], np.array([1, -2, 3], np.int32).tobytes(), "tokens"),
-        ([*ROLLOUT, 1], (FLOATS * np.nan).tobytes(), "behaviour_logprobs out of range"),
-        ([*ROLLOUT, 1], (FLOATS - np.inf).tobytes(), "behaviour_logprobs out of range"),
+        ([*ROLLOUT, 1], (FLOATS * np.nan).tobytes(), "behaviour_logprobs are not finite"),
+        ([*ROLLOUT, 1], (FLOATS - np.inf).tobytes(), "behaviour_logprobs are not finite"),
         ([*ROLLOUT, 1], (FLOATS + 1).tobytes(), "behaviour_logprobs out of range"),
         ([*ROLLOUT, 2], [], "spans"),
         ([*ROLLOUT, 2], [[3, 0, 2]], "spans do not cover the tokens"),
@@ -197,6 +197,7 @@ FLOATS = np.array([-0.5, -1.0, 0.0], np.float32)
         ([*ROLLOUT, 3], 1, "reward"),
         ([*ROLLOUT, 4], {"exact": math.inf}, "component exact"),
         ([*ROLLOUT, 4], {"x" * 65: 1.0}, "components"),
+        ([*ROLLOUT, 4], {"é" * 33: 1.0}, "components"),
         ([*ROLLOUT, 4], {b"bytes": 1.0}, "components"),
         ([*ROLLOUT, 4], {str(n): 1.0 for n in range(33)}, "components"),
         ([*ROLLOUT, 5], 1, "truncated"),

@@ -73,7 +73,8 @@ def test_a_verdict_without_training_is_final_at_once_and_replaced_at_the_present
     dispatch = desk.opened()
     publish(desk, dispatch, 1, 1, trained(desk, dispatch, 0, 1))
     desk.claim()
-    gone = [(held, verdict) for held in desk.answer(*ids(3, 5))]
+    why = "the engine broke" if verdict == "failed" else ""
+    gone = [(replace(held, group=replace(held.group, failed=why)), verdict) for held in desk.answer(*ids(3, 5))]
     dispatch.consume(gone)
     replacements = desk.claim()
     assert [(t.ticket_id, t.min_policy_version) for t in replacements] == [(t, 1) for t in ids(8, 9)]
@@ -81,6 +82,8 @@ def test_a_verdict_without_training_is_final_at_once_and_replaced_at_the_present
     balance = dispatch.ledger.balance()
     assert balance.balanced
     assert balance.verdicts == {verdict: 2}
+    letters = [(ticket_id, why) for ticket_id in ids(3, 5)] if why else []
+    assert desk.dead_letters() == letters, "what failed leaves a line with its reason, and nothing else does"
     assert desk.rollouts.pending()[-1].ticket_id == ids(1)[0], "only the trained ones are still in the stream"
 
 

@@ -108,7 +108,8 @@ def test_failed_and_unreadable_answers_are_counted_and_do_not_hold_the_evaluatio
     assert records[0]["failed"] == 3
     assert records[0]["pass_at_1"] is None, "nothing was evaluated, which is not the same as nothing was right"
     assert books(desk).balance().verdicts == {"failed": 3}
-    assert [name for name, _ in desk.dead_letters()] == [eval_id(5, "end", 1), eval_id(5, "end", 2)]
+    assert [name for name, _ in desk.dead_letters()] == [eval_id(5, "end", n) for n in range(3)]
+    assert desk.dead_letters()[0][1] == "delivered too often"
 
 
 def test_strangers_and_copies_are_set_aside(desk: Desk, records: list[Record]) -> None:
@@ -167,3 +168,14 @@ def test_evaluation_is_no_business_of_the_train_ledger(desk: Desk, records: list
         one.add(arrival)
     train = Ledger(desk.client, desk.keys).balance()
     assert (train.issued, train.verdicts, train.unsettled) == (0, {}, frozenset())
+
+
+def test_evaluations_that_nobody_answers_do_not_pile_up(desk: Desk, records: list[Record]) -> None:
+    """Memory is bounded: beyond two under way no periodic one begins, and the last one of a run always does."""
+    one = evaluator(desk, records)
+    assert [one.start(version, "periodic") for version in (1, 2, 3, 4)] == [True, True, False, False]
+    assert one.start(5, "end")
+    assert len(books(desk).unsettled()) == 3 * 3
+    for arrival in answers(desk, *[1] * 9):
+        one.add(arrival)
+    assert one.start(6, "periodic")

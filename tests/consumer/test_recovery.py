@@ -19,7 +19,8 @@ from broker.keys import Keys
 from broker.patience import Patience
 from broker.schema import RolloutGroup, Ticket
 from broker.settings import BrokerSettings
-from consumer.learner import CLAIM_SECONDS, Learner
+from consumer.inbox import CLAIM_SECONDS
+from consumer.learner import Learner
 from tests.consumer.one_run import Answer, Run, mixed
 from tests.faults import Faulty
 

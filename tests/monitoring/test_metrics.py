@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import time
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
@@ -183,10 +182,9 @@ def test_a_process_waits_for_one_thing_at_a_time() -> None:
         assert {s.labels["reason"] for s in samples if s.value} == {reason}
 
 
-def test_waiting_on_counts_from_its_beginning_and_another_ticket_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_on_counts_from_its_beginning_and_another_ticket_begins_anew() -> None:
     now = [1000.0]
-    monkeypatch.setattr(time, "time", lambda: now[0])
-    shown = LearnerMetrics()
+    shown = LearnerMetrics(clock=lambda: now[0])
     shown.waiting("ticket", "t1")
     now[0] += 5
     shown.waiting("ticket", "t1")
@@ -220,7 +218,7 @@ def test_health_is_json_and_names_what_the_process_waits_for(server: Server, met
     status, kind, body = get(server.port, "/healthz")
     assert (status, kind) == (200, "application/json")
     health = json.loads(body)
-    assert health.keys() == {"role", "waiting", "last_progress_seconds"}
+    assert health.keys() == {"role", "healthy", "waiting", "last_progress_seconds"}
     assert health["role"] == metrics.role
     waiting = health["waiting"]
     assert waiting["reason"] in WAITING

@@ -62,9 +62,21 @@ GENERATOR = {
 }
 REDIS = ("RESTART", "STALL", "FORGET", "LOSE")
 # Bit-exact resume at max_staleness 0, beside the whole table at 2: one point of each kind.
-AT_ZERO = ("learner.claimed", "learner.consumed", "learner.batch-taken", "learner.trained", "learner.steps-done")
-AT_ZERO += ("publisher.uploaded", "publisher.committed", "policy.filled", "policy.number-used", "fence.committed")
-AT_ZERO += ("checkpoint.state-written", "checkpoint.durable", "checkpoint.final")
+AT_ZERO = (
+    "learner.claimed",
+    "learner.consumed",
+    "learner.batch-taken",
+    "learner.trained",
+    "learner.steps-done",
+    "publisher.uploaded",
+    "publisher.committed",
+    "policy.filled",
+    "policy.number-used",
+    "fence.committed",
+    "checkpoint.state-written",
+    "checkpoint.durable",
+    "checkpoint.final",
+)
 
 
 def events() -> Iterator[Event]:
@@ -144,14 +156,14 @@ def _head(runs: int, failed: int, seconds: float) -> list[str]:
         "",
         f"`make crash-matrix`, {today}, {machine}: {runs} runs, {failed} failed, {seconds / 60:.0f} minutes.",
         "",
-        "Each row is a run of a learner and two generators: 8 steps of 2 groups, checkpoints every 3 steps, evaluations",
-        "at 0, 4 and 8, leases of 2 s. KILL is SIGKILL at that point the n-th time it is reached, and a restart. STOP is",
+        "Each row is a run of a learner and two generators: 8 steps of 2 groups, checkpoints every 3 steps, three",
+        "evaluations, leases of 2 s. KILL is SIGKILL at that point the n-th time it is reached, and a restart. STOP is",
         "SIGSTOP there for longer than a lease, then SIGCONT. RESTART is SIGKILL of Redis and a restart, STALL SIGSTOP",
         "for 6 s, FORGET a restart without everything since about a step before, LOSE one with an empty disk. With",
-        "`learner`, the learner is killed at the same moment. Every run ended by itself with 8 steps; the books of both",
-        "kinds balanced and were closed, as sets (I1); no token was beyond the bound (I2); in the strict runs the final",
-        "weights are those of an undisturbed run to the bit (I3); the log-prob of every token published equals that of a",
-        "full forward pass of the version it names (I4, *tokens true*). *stale* counts groups dropped.",
+        "`learner`, the learner is killed at the same moment. Every run ended by itself with 8 steps; both kinds of",
+        "books balanced and were closed, as sets (I1); no token was beyond the bound (I2); in strict runs the final",
+        "weights are those of an undisturbed run to the bit (I3); the log-prob of each token published equals that of",
+        "a full pass of the version it names (I4, *tokens true*). *stale* counts groups dropped.",
         "",
         "| event | where | n | run | outcome |",
         "|---|---|---|---|---|",

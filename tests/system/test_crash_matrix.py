@@ -10,7 +10,7 @@ from tests.system.crash import MODES, Event, Weights, play
 from tests.system.crash_matrix import GENERATOR, LEARNER, STRATIFIED, events
 from tests.system.processes import ROOT
 
-# Only reached after something else has happened: the rows that let Redis forget, or kill the learner, pass through them.
+# Only reached after something else has happened: rows that let Redis forget, or kill the learner, pass through them.
 NESTED = {"recovery.repeated", "recovery.loaded", "recovery.rebuilding", "recovery.rebuilt", "policy.pruning"}
 
 
