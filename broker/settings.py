@@ -17,6 +17,7 @@ from urllib.parse import unquote
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from broker.errors import Refused
+from broker.secret import read_secret
 
 SECTIONS = ("run", "broker", "policy", "task", "sampling", "generator", "learner", "objective", "monitoring")
 ENV_PREFIX = "HEADRACE_"
@@ -51,6 +52,12 @@ class BrokerSettings(Section):
 
     url: str | None = Field(None, description="redis://, rediss:// or unix://; unset: an embedded server is started")
     password: str | None = Field(None, repr=False, exclude=True)
+    password_file: Path | None = Field(None, description="holds the password, where `password` is not given")
+    tls_ca: Path | None = Field(
+        None, description="PEM file of whoever signed the server's certificate, for rediss://; unset: the system's"
+    )
+    tls_cert: Path | None = Field(None, description="PEM file of our own certificate, where the server asks for one")
+    tls_key: Path | None = Field(None, description="PEM file of its key")
     connect_timeout: float = Field(5.0, gt=0)
     command_timeout: float = Field(20.0, gt=0)
     lease_seconds: float = Field(60.0, gt=0, description="a ticket whose owner is silent for this long goes to another")
@@ -66,6 +73,22 @@ class BrokerSettings(Section):
             return data
         user = found[1] + ("" if found[1].endswith("//") else "@")
         return {"password": unquote(found[2]), **data, "url": user + found[3]}
+
+    @property
+    def secret(self) -> str | None:
+        """The password, wherever it comes from; the file is read anew each time. Raises `Refused`."""
+        if self.password or self.password_file is None:
+            return self.password
+        return read_secret(self.password_file, "broker.password_file")
+
+    @model_validator(mode="after")
+    def _encrypted_if_meant_to_be(self) -> Self:
+        wanted = next((name for name in ("tls_ca", "tls_cert", "tls_key") if getattr(self, name) is not None), "")
+        if wanted and self.url is not None and not self.url.startswith("rediss://"):
+            raise ValueError(f"{wanted} is given and url is not rediss://: nothing would be encrypted")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key belong together: give both or neither")
+        return self
 
 
 class PolicySettings(Section):
