@@ -48,10 +48,13 @@ def refusal(client: redis.Redis, error: BaseException, where: str) -> tuple[str,
     if encrypted and any(word in text for word in ("WRONG_VERSION_NUMBER", "RECORD_LAYER", "timed out", "Timeout")):
         return (
             f"Redis at {where} does not answer in TLS",
-            "start it with tls-port, or write redis:// in broker.url where nothing is to be encrypted",
+            "start it with tls-port, correct broker.url, or write redis:// there where nothing is to be encrypted",
         )
-    if encrypted and ("certificate required" in text.lower() or "HANDSHAKE_FAILURE" in text):
-        return f"Redis at {where} asks for a certificate of ours", "set broker.tls_cert and broker.tls_key"
+    if encrypted and any(word in text for word in ("EOF occurred", "closed by server", "reset", "ALERT", "HANDSHAKE")):
+        return (
+            f"Redis at {where} hung up in the middle of TLS",
+            "if it asks for a certificate of ours (tls-auth-clients), set broker.tls_cert and broker.tls_key",
+        )
     if not encrypted and ("closed by server" in text or "Connection reset" in text):
         return (
             f"Redis at {where} hung up at the first word",
