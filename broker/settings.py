@@ -23,6 +23,10 @@ SECTIONS = ("run", "broker", "policy", "task", "sampling", "generator", "learner
 ENV_PREFIX = "HEADRACE_"
 ENV_NAME = re.compile(ENV_PREFIX + r"([A-Z]+)__([A-Z0-9_]+)")
 
+LONGEST_RECIPE = 1 << 18
+# A dotted key costs Python's TOML parser time and memory by the square of its length.
+DEEP_KEY = re.compile(r"""(?<![\w"'.-])(?:[\w"'-]+[ \t]*\.[ \t]*){16}""")
+
 
 class Section(BaseModel):
     """A frozen, strict section of a recipe."""
@@ -182,10 +186,15 @@ def load(kind: type[R], path: Path, flags: list[str] | None = None, environ: dic
 def _read(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            return tomllib.load(file)
+            text = file.read(LONGEST_RECIPE + 1).decode()
+        if len(text) > LONGEST_RECIPE or DEEP_KEY.search(text):
+            raise Refused(
+                f"{path} is no recipe", f"one has sections and keys, and less than {LONGEST_RECIPE} characters"
+            )
+        return tomllib.loads(text)
     except FileNotFoundError:
         raise Refused(f"no recipe at {path}", "name a TOML file, for example recipes/demo.toml") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of ValueError also: no UTF-8, too many digits
         raise Refused(f"{path} is not valid TOML: {error}") from None
     except OSError as error:
         raise Refused(f"cannot read {path}: {error.strerror}") from None
@@ -215,7 +224,7 @@ def _plain(value: str) -> Any:
     """Lists as in TOML; what stands alone is read as its field's type by validation."""
     try:
         return json.loads(value) if value.startswith("[") else value
-    except ValueError:
+    except (ValueError, RecursionError):
         return value
 
 

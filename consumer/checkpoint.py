@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from broker.errors import Refused
+from broker.errors import Malformed, Refused
 from broker.files import flush, room_for, sha256
+from consumer.document import read_document
 
 STATE, DOCUMENT = "state.safetensors", "checkpoint.json"
 
@@ -36,7 +38,10 @@ class Checkpoint:
         path = self.folder / STATE
         if sha256(path) != self.document["sha256"]:
             raise Refused(f"checkpoint {self.folder} is damaged", "delete that folder to resume from the one before it")
-        return load_file(path)
+        try:
+            return load_file(path)
+        except SafetensorError:  # written so, by something else than `write`
+            raise Refused(f"checkpoint {self.folder} holds no tensors", "delete that folder") from None
 
 
 def write(
@@ -81,8 +86,8 @@ def newest(root: Path) -> Checkpoint | None:
     if not folders:
         return None
     try:
-        return Checkpoint(folders[-1], json.loads((folders[-1] / DOCUMENT).read_text()))
-    except (OSError, ValueError):
+        return Checkpoint(folders[-1], read_document((folders[-1] / DOCUMENT).read_bytes()))
+    except (OSError, Malformed):
         raise Refused(
             f"checkpoint {folders[-1]} is damaged", "delete that folder to resume from the one before it"
         ) from None
