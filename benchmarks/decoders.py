@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 import redis
 from prometheus_client import generate_latest
+from safetensors.numpy import save
 
 from broker import manifest
 from broker.documents import INDEX, indexed_weights
 from broker.errors import Malformed, Refused
+from broker.files import sha256
 from broker.fingerprint import model_hash
 from broker.joining import Fingerprint, agree, decode_card
 from broker.keys import Keys
@@ -37,6 +39,7 @@ from broker.schema import (
     encode_ticket,
     tombstone,
 )
+from consumer.checkpoint import Checkpoint
 from consumer.document import read_document
 from deploy.recipe import read
 from monitoring.endpoints import decode
@@ -210,6 +213,9 @@ def decoders(folder: Path) -> list[Decoder]:
             in_file("version/manifest.json", lambda path: manifest.read(path.parent, "fuzzed", 3)),
         ),
         Decoder("checkpoint document", [json.dumps(document).encode()], lambda raw: _plain(read_document(raw))),
+        Decoder(
+            "checkpoint state", [save({"weight": np.zeros(3, np.float32)})], in_file("step-1/state.safetensors", _state)
+        ),
         Decoder("recipe", [(ROOT / "recipes" / "tiny.toml").read_bytes()], in_file("recipe.toml", _recipe)),
         Decoder(
             "weight index",
@@ -239,6 +245,12 @@ def decoders(folder: Path) -> list[Decoder]:
         ),
         Decoder("healthz and metrics", [shown], _health),
     ]
+
+
+def _state(path: Path) -> None:
+    """Its checksum is right: whoever wrote it wrote that, too."""
+    for tensor in Checkpoint(path.parent, {"sha256": sha256(path)}).state().values():
+        assert tensor.numel() * tensor.element_size() <= path.stat().st_size
 
 
 def _recipe(path: Path) -> None:
