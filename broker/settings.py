@@ -26,6 +26,8 @@ ENV_NAME = re.compile(ENV_PREFIX + r"([A-Z]+)__([A-Z0-9_]+)")
 LONGEST_RECIPE = 1 << 18
 # A dotted key costs Python's TOML parser time and memory by the square of its length.
 DEEP_KEY = re.compile(r"""(?<![\w"'.-])(?:[\w"'-]+[ \t]*\.[ \t]*){16}""")
+# One that would not be found and moved: with an @ or / of its own, or among the options.
+HIDDEN_PASSWORD = re.compile(r"^(?!unix:)[^?]*://[^@]*:[^@]*@|[?&]password=", re.IGNORECASE)
 
 
 class Section(BaseModel):
@@ -72,7 +74,11 @@ class BrokerSettings(Section):
     def _password_apart(cls, data: Any) -> Any:
         """A password in the URL moves to its own field: URLs are printed and written down."""
         url = data.get("url") if isinstance(data, dict) else None
-        found = re.fullmatch(r"(\w+://[^:@/]*):([^@/]*)@(.*)", url) if isinstance(url, str) else None
+        if not isinstance(url, str):
+            return data
+        found = re.fullmatch(r"(\w+://[^:@/]*):([^@/]*)@([^@]*)", url)
+        if not found and HIDDEN_PASSWORD.search(url):
+            raise ValueError("url holds a password in an unusual place: percent-encode it, or give it in a file")
         if not found:
             return data
         user = found[1] + ("" if found[1].endswith("//") else "@")
@@ -209,12 +215,14 @@ def _from_environment(environ: dict[str, str]) -> list[tuple[tuple[str, str], st
 
 
 def _from_flags(flags: list[str]) -> list[tuple[tuple[str, str], str]]:
-    found = []
+    found: list[tuple[tuple[str, str], str]] = []
     rest = [part for flag in flags for part in (flag.split("=", 1) if flag.startswith("--") else [flag])]
     while rest:
         match = re.fullmatch(r"--([a-z]+)\.([a-z0-9_]+)", rest[0])
         if not match or len(rest) < 2:
-            raise Refused(f"cannot read the flag {rest[0]!r}", "write --section.key value, as in --learner.lr 1e-5")
+            secret = found and found[-1][0][1] == "password"  # then this may be the rest of it
+            shown = "after the password" if secret else repr(rest[0])
+            raise Refused(f"cannot read the flag {shown}", "write --section.key value, as in --learner.lr 1e-5")
         found.append(((match[1], match[2]), rest[1]))
         rest = rest[2:]
     return found
