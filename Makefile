@@ -24,7 +24,7 @@ export TOKENIZERS_PARALLELISM := false
 
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help install lint format type test test-fast demo up stop broker producer consumer monitoring ledger dead-letters crash-matrix bench lock clean FORCE
+.PHONY: help install lint format type test test-fast demo up stop broker acl producer consumer monitoring ledger dead-letters crash-matrix bench fuzz lock clean FORCE
 
 help:
 	@echo 'make VERB [RECIPE=recipes/demo.toml] [DEVICE=cpu|cuda] [PYTHON=python3.11] [ARGS="…"]'
@@ -41,6 +41,9 @@ stop: $(RUNTIME) ## stop the run of RECIPE, in order
 
 broker: $(RUNTIME) ## run the embedded Redis alone
 	@exec $(PY) -m broker.embedded $(ARGS)
+
+acl: $(RUNTIME) ## make Redis users for the roles, and their passwords, in secrets/
+	@exec $(PY) -m broker.acl $(ARGS)
 
 producer: $(RUNTIME) ## run one generator of RECIPE
 	@exec $(PY) -m deploy.role producer $(RECIPE) $(ARGS)
@@ -79,6 +82,9 @@ type: $(DEV) ## check types (mypy, strict)
 
 bench: $(RUNTIME) ## what the figures in README.md come from: the demo with three seeds
 	@exec $(PY) -m benchmarks.demo $(ARGS)
+
+fuzz: $(DEV) ## feed every decoder 100,000 broken messages and more
+	@exec $(PY) -m benchmarks.fuzz $(ARGS)
 
 install: $(RUNTIME) ## install only (the other verbs do it by themselves)
 

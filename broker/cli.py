@@ -40,6 +40,8 @@ def guarded(main: Callable[[], None]) -> Callable[[], None]:
             if not disk_full(error):
                 raise
             _end(f"{error.strerror} in {error.filename}: free some, then the same command goes on", REFUSED)
+        except redis.exceptions.NoPermissionError as error:
+            _end(f"Redis refuses this user: {str(error)[:300]}: `make acl` makes users that may do it", REFUSED)
         except (redis.ConnectionError, redis.TimeoutError) as error:
             _end(f"lost Redis: {str(error)[:300]}", LOST)
 

@@ -19,11 +19,13 @@ import tenacity
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from broker import tls
 from broker.errors import Refused
 from broker.patience import Patience
 from broker.settings import BrokerSettings
 
 OLDEST = (7, 0)  # the first server with everything the scripts and streams use
+UNREACHABLE = "start one, or correct broker.url"
 LOADING_SECONDS = 120.0  # a server that was just restarted first reads its append-only file back
 
 log = structlog.get_logger(__name__)
@@ -47,7 +49,9 @@ def connect(
     A client for commands that block up to `blocking_seconds` waits that much longer for replies than the others, so a
     full-length block is never mistaken for a dead server. Keep it apart from the client that sends everything else.
     """
-    options: dict[str, Any] = {"password": settings.password} if settings.password else {}
+    password = settings.secret
+    options: dict[str, Any] = {"password": password} if password else {}
+    options |= tls.options(settings, url)
     if not url.startswith("unix:"):
         options["socket_keepalive"] = True
     kind = redis.Redis if patience is None else PatientRedis
@@ -93,7 +97,9 @@ def require(client: redis.Redis) -> str:
     except redis.exceptions.NoPermissionError as error:
         raise Refused(f"Redis at {where} refuses this user: {error}", "allow it PING and INFO") from None
     except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise Refused(f"no Redis at {where} ({_reason(error)})", "start one, or correct broker.url") from None
+        raise Refused(
+            *(tls.refusal(client, error, where) or (f"no Redis at {where} ({_reason(error)})", UNREACHABLE))
+        ) from None
     except redis.RedisError as error:
         raise Refused(f"what answers at {where} is not a usable Redis: {str(error)[:120]}") from None
     return fit(info, where)
@@ -155,7 +161,7 @@ def _ping(client: redis.Redis) -> None:
 
 
 def _authentication(message: str, where: str) -> tuple[str, str]:
-    remedy = "set HEADRACE_BROKER__PASSWORD"
+    remedy = "set HEADRACE_BROKER__PASSWORD or broker.password_file"
     if "without any password" in message.lower():
         return (
             f"Redis at {where} has no password, but one was given",

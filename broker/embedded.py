@@ -25,14 +25,15 @@ import redis
 import structlog
 import tenacity
 
+from broker import acl
 from broker.binary import find_binary
 from broker.child import with_parent
 from broker.connection import connect
 from broker.errors import Refused
+from broker.server_config import HOST, SOCKET, server_config
 from broker.settings import ENV_PREFIX, BrokerSettings
 
-HOST = "127.0.0.1"
-SOCKET, LOG, LOCK = "redis.sock", "redis.log", ".lock"
+LOG, LOCK = "redis.log", ".lock"
 LONGEST_SOCKET_PATH = 103  # bytes; macOS's sun_path, Linux has four more
 READY_SECONDS, POLL_SECONDS = 60.0, 0.02  # ready includes reading an append-only file back
 LOCK_SECONDS = 3.0  # a server whose parent has just died needs a moment to leave
@@ -50,9 +51,17 @@ class EmbeddedServer:
     written, and a machine without a server.
     """
 
-    def __init__(self, folder: Path, port: int = 0, unix_socket: bool = False, *, password: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        port: int = 0,
+        unix_socket: bool = False,
+        password: str | None = None,
+        acl: Path | None = None,
+    ) -> None:
+        """`acl` is a folder of `broker.acl`: its users may come in, and nobody else; `password` is then without use."""
         self.folder, self.port, self.unix_socket = folder.absolute(), port, unix_socket
-        self._password = password
+        self._password, self._acl = password, acl
         self._process: subprocess.Popen[bytes] | None = None
         self._revivals: list[float] = []
         if unix_socket and len(os.fsencode(self.folder / SOCKET)) > LONGEST_SOCKET_PATH:
@@ -151,22 +160,19 @@ class EmbeddedServer:
         )
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError), process.stdin:  # one that has ended already is noticed later
-            process.stdin.write(self._config(port).encode())
+            lines = server_config(port, self.unix_socket, self._password, self._acl / acl.FILE if self._acl else None)
+            process.stdin.write(lines.encode())  # so that a password is in no file and no process list
 
-    def _config(self, port: int) -> str:
-        """By standard input, so that a password is in no file and no process list; paths are relative to the folder."""
-        lines = [f"bind {HOST}", f"port {port}", "daemonize no", 'logfile ""', 'save ""']
-        lines += ["appendonly yes", "appendfsync everysec", "maxmemory-policy noeviction"]
-        if self.unix_socket:
-            lines += [f"unixsocket {SOCKET}", "unixsocketperm 700"]
-        if self._password:
-            lines.append(f"requirepass {_quoted(self._password)}")
-        return "\n".join([*lines, ""])
+    def _client(self) -> redis.Redis:
+        """Of a user that may ask who answers."""
+        file = acl.password_file(self._acl, "monitor") if self._acl else None
+        settings = BrokerSettings(password=None if file else self._password, password_file=file, command_timeout=0.5)
+        return connect(settings, self.url.replace("://", "://monitor@") if file else self.url)
 
     def _answers(self) -> bool:
         """True as soon as this very process answers, False if it ends instead. Raises `Refused` after the deadline."""
         deadline = time.monotonic() + READY_SECONDS
-        with connect(BrokerSettings(password=self._password, command_timeout=0.5), self.url) as client:
+        with self._client() as client:
             while time.monotonic() < deadline:
                 try:
                     self._started.wait(POLL_SECONDS)
@@ -220,22 +226,17 @@ def _last_words(path: Path, start: int) -> str:
     return last.rpartition(" # ")[2].strip()
 
 
-def _quoted(text: str) -> str:
-    """A string of redis.conf, whatever it contains."""
-    return '"' + "".join(f"\\x{byte:02x}" for byte in text.encode()) + '"'
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run one in the foreground: print its URL, stop it at Ctrl-C or SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m broker.embedded", description=__doc__.splitlines()[0])
     parser.add_argument("--port", type=int, default=0, help="0: any free one")
     parser.add_argument("--folder", type=Path, default=Path("runs/redis"), help="where it keeps its data")
+    parser.add_argument("--acl", type=Path, help="folder that `make acl` made: its users, and nobody else, may come in")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with EmbeddedServer(
-            options.folder, options.port, password=os.environ.get(f"{ENV_PREFIX}BROKER__PASSWORD")
-        ) as server:
+        password = os.environ.get(f"{ENV_PREFIX}BROKER__PASSWORD")
+        with EmbeddedServer(options.folder, options.port, password=password, acl=options.acl) as server:
             print(server.url, flush=True)
             return server.wait()
     except KeyboardInterrupt:

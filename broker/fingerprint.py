@@ -12,7 +12,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from broker.errors import Refused
+from broker.documents import read_object
+from broker.errors import Malformed, Refused
 
 # Everything that decides how text becomes token ids, the chat template included, for the layouts in use.
 TOKENIZER_FILES = (
@@ -73,11 +74,8 @@ def max_positions(folder: Path) -> int | None:
 
 def _config(folder: Path) -> dict[str, Any]:
     try:
-        config = json.loads((folder / "config.json").read_bytes())
-        if not isinstance(config, dict):
-            raise ValueError("it is not an object")
-        return config
-    except (OSError, ValueError) as error:
+        return read_object((folder / "config.json").read_bytes())
+    except (OSError, Malformed) as error:
         raise Refused(
             f"cannot read {folder / 'config.json'} ({error})", "name a model directory in run.model"
         ) from None

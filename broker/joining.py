@@ -9,19 +9,21 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import redis
 
-from broker.errors import Refused
+from broker.documents import read_object, shown
+from broker.errors import Malformed, Refused
 from broker.fingerprint import max_positions, model_hash, tokenizer_hash
 from broker.keys import Keys
 from broker.schema import TaskCard
 from broker.settings import RecipeBase
 
 POLL_SECONDS = 0.1
+_CARD: list[str] = [field.name for field in fields(TaskCard)]
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,33 @@ def register_task(client: redis.Redis, keys: Keys, card: TaskCard) -> None:
 
 
 def read_task(client: redis.Redis, keys: Keys) -> TaskCard | None:
-    """The registered task, or None."""
+    """The registered task, or None. Raises `Refused`."""
     raw: Any = client.get(keys.task_card)
     if raw is None:
         return None
-    fields = json.loads(raw)
-    return TaskCard(**{**fields, "levels": tuple(fields["levels"])})
+    try:
+        return decode_card(raw)
+    except Malformed as error:
+        raise Refused(
+            f"the task that was registered for run {keys.run} cannot be read ({error})",
+            "use the same version of Headrace everywhere, or another run.name",
+        ) from None
+
+
+def decode_card(raw: bytes) -> TaskCard:
+    """Raises `Malformed`."""
+    document = read_object(raw)
+    given: dict[str, Any] = {name: document.get(name) for name in _CARD}
+    card = TaskCard(**given)
+    sizes = (card.train, card.held_out)
+    if not all(type(size) is int and 0 <= size < 2**53 for size in sizes):
+        raise Malformed("the size of a split")
+    if not (isinstance(card.name, str) and isinstance(card.content_hash, str)):
+        raise Malformed("name or content_hash")
+    levels = given["levels"]
+    if not (isinstance(levels, list) and all(isinstance(level, str) for level in levels)):
+        raise Malformed("levels")
+    return replace(card, levels=tuple(levels))
 
 
 def wait_for_task(client: redis.Redis, keys: Keys, seconds: float = 600.0) -> TaskCard:
@@ -109,10 +132,13 @@ def _wait(ready: Callable[[], object], seconds: float, otherwise: str) -> None:
 
 
 def _compare(raw: Any, mine: Fingerprint, whose: str) -> None:
-    theirs = json.loads(raw)
+    try:
+        theirs = read_object(raw)
+    except Malformed as error:
+        raise Refused(f"what {whose} announced cannot be read ({error})", "use another run.name") from None
     for name, value in asdict(mine).items():
         if theirs.get(name) != value:
             raise Refused(
-                f"{name} differs: here {value!r}, {whose} has {theirs.get(name)!r}",
+                f"{name} differs: here {value!r}, {whose} has {shown(theirs.get(name))}",
                 "both sides must use the same model directory and [sampling] section, or another run.name",
             )

@@ -20,6 +20,11 @@ class Keys:
     def _key(self, *parts: str) -> str:
         return ":".join(("headrace", self.run, *parts))
 
+    @property
+    def everything(self) -> str:
+        """Pattern of all keys of the run."""
+        return self._key("*")
+
     def tickets(self, kind: str) -> str:
         """Stream of issued tickets of a kind; consumer group `generators`."""
         return self._key("tickets", kind)

@@ -16,6 +16,8 @@ from typing import Any, Literal
 import redis
 
 from broker.cut import Cut, Open, Page
+from broker.documents import read_json
+from broker.errors import Malformed, Refused
 from broker.fence import Fence
 from broker.keys import GENERATORS, LEARNER, Keys
 from broker.schema import Kind, Ticket, encode_ticket
@@ -42,8 +44,13 @@ class Entry:
 
     @staticmethod
     def decode(raw: bytes | str) -> Entry:
-        """From JSON."""
-        step, version, published, tickets = json.loads(raw)
+        """From JSON. Raises `Malformed`."""
+        entry = read_json(raw)
+        if not (isinstance(entry, list) and [type(part) for part in entry] == [int, int, bool, list]):
+            raise Malformed("not an entry of a journal")
+        step, version, published, tickets = entry
+        if min(step, version) < 0 or not all(isinstance(ticket, str) for ticket in tickets):
+            raise Malformed("an entry of a journal with numbers or tickets that cannot be")
         return Entry(step, version, published, tuple(tickets))
 
 
@@ -177,9 +184,13 @@ class Ledger:
         return {k.decode(): Open.decode(v).min_policy_version for k, v in sorted(raw.items())}
 
     def entries(self) -> list[Entry]:
-        """Steps committed since the last durable checkpoint, oldest first."""
+        """Steps committed since the last durable checkpoint, oldest first. Raises `Refused`."""
         raw: Any = self._client.lrange(self._keys.journal, 0, -1)
-        return [Entry.decode(item) for item in raw]
+        try:
+            return [Entry.decode(item) for item in raw]
+        except Malformed as error:
+            cause = f"the journal of run {self._keys.run} in Redis cannot be read ({error})"
+            raise Refused(cause, "choose another run.name, or bring Redis' data back") from None
 
     def balance(self) -> Balance:
         """The books beside where each unsettled ticket actually is: in the ticket stream or in the rollout stream.

@@ -10,7 +10,7 @@ import errno
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from broker.errors import Malformed
 from broker.files import flush, sha256
@@ -31,7 +31,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     schema_version: Literal[1]
-    run: str
+    run: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
     policy_version: NonNegativeInt
     files: dict[str, FileEntry]
 

@@ -51,7 +51,8 @@ local leased, marked = {}, {}
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
   local version, expiry = string.match(all[i + 1], '(%d+) (.*)')
-  if tonumber(expiry) > tonumber(ARGV[1]) then leased[version] = true else redis.call('HDEL', KEYS[1], all[i]) end
+  local holds = (tonumber(expiry or '') or 0) > tonumber(ARGV[1])  -- a reader may have written anything
+  if holds then leased[version] = true else redis.call('HDEL', KEYS[1], all[i]) end
 end
 for i = 3, #ARGV do
   if not leased[ARGV[i]] then

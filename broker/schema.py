@@ -14,6 +14,7 @@ import msgpack
 import numpy as np
 import numpy.typing as npt
 
+from broker.documents import shown
 from broker.errors import Malformed
 
 SCHEMA_VERSION = 1
@@ -130,7 +131,7 @@ def encode_ticket(ticket: Ticket) -> bytes:
 def decode_ticket(payload: bytes) -> Ticket:
     """Raises `Malformed`."""
     version, ticket_id, problem, seed, minimum, kind = _unpack(payload, 6)
-    _check(version == SCHEMA_VERSION, f"schema version {version!r}, this side speaks {SCHEMA_VERSION}")
+    _check_version(version)
     _check(isinstance(ticket_id, str) and 0 < len(ticket_id) <= 64, "ticket_id")
     for name, value in (("problem", problem), ("seed", seed), ("min_policy_version", minimum)):
         _check(type(value) is int and 0 <= value < 2**53, name)
@@ -159,7 +160,7 @@ def encode_group(group: RolloutGroup) -> bytes:
 def decode_group(payload: bytes) -> RolloutGroup:
     """Raises `Malformed` with the name of the first rule that is broken."""
     version, ticket_id, kind, problem, prompt, rollouts, generator, failed, seconds = _unpack(payload, 9)
-    _check(version == SCHEMA_VERSION, f"schema version {version!r}, this side speaks {SCHEMA_VERSION}")
+    _check_version(version)
     _check(isinstance(ticket_id, str) and 0 < len(ticket_id) <= 64, "ticket_id")
     _check(kind in ("train", "eval"), "kind")
     _check(type(problem) is int and 0 <= problem < 2**53, "problem")
@@ -191,8 +192,8 @@ def _decode_rollout(raw: Any) -> Rollout:
     _check(isinstance(truncated, bool), "truncated")
     _check(isinstance(components, dict) and len(components) <= MAX_COMPONENTS, "components")
     for name, value in components.items():
-        _check(isinstance(name, str) and len(name.encode()) <= MAX_NAME_BYTES, "components")
-        _check(isinstance(value, float) and math.isfinite(value), f"component {name}")
+        _check(isinstance(name, str) and len(name.encode("utf-8", "replace")) <= MAX_NAME_BYTES, "components")
+        _check(isinstance(value, float) and math.isfinite(value), f"component {name!r}")
     return Rollout(tokens, logprobs, _spans(raw[2], len(tokens)), reward, components, truncated)
 
 
@@ -234,6 +235,11 @@ def _unpack(payload: bytes, fields: int) -> list[Any]:
         raise Malformed(f"not msgpack: {type(error).__name__}") from None
     _check(isinstance(value, list) and len(value) == fields, f"expected {fields} fields")
     return list(value)
+
+
+def _check_version(version: Any) -> None:
+    if type(version) is not int or version != SCHEMA_VERSION:
+        raise Malformed(f"schema version {shown(version)}, this side speaks {SCHEMA_VERSION}")
 
 
 def _check(condition: bool, what: str) -> None:

@@ -17,10 +17,17 @@ from urllib.parse import unquote
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from broker.errors import Refused
+from broker.secret import read_secret
 
 SECTIONS = ("run", "broker", "policy", "task", "sampling", "generator", "learner", "objective", "monitoring")
 ENV_PREFIX = "HEADRACE_"
 ENV_NAME = re.compile(ENV_PREFIX + r"([A-Z]+)__([A-Z0-9_]+)")
+
+LONGEST_RECIPE = 1 << 18
+# A dotted key costs Python's TOML parser time and memory by the square of its length.
+DEEP_KEY = re.compile(r"""(?<![\w"'.-])(?:[\w"'-]+[ \t]*\.[ \t]*){16}""")
+# One that would not be found and moved: with an @ or / of its own, or among the options.
+HIDDEN_PASSWORD = re.compile(r"^(?!unix:)[^?]*://[^@]*:[^@]*@|[?&]password=", re.IGNORECASE)
 
 
 class Section(BaseModel):
@@ -51,6 +58,12 @@ class BrokerSettings(Section):
 
     url: str | None = Field(None, description="redis://, rediss:// or unix://; unset: an embedded server is started")
     password: str | None = Field(None, repr=False, exclude=True)
+    password_file: Path | None = Field(None, description="holds the password, where `password` is not given")
+    tls_ca: Path | None = Field(
+        None, description="PEM file of whoever signed the server's certificate, for rediss://; unset: the system's"
+    )
+    tls_cert: Path | None = Field(None, description="PEM file of our own certificate, where the server asks for one")
+    tls_key: Path | None = Field(None, description="PEM file of its key")
     connect_timeout: float = Field(5.0, gt=0)
     command_timeout: float = Field(20.0, gt=0)
     patience: float = Field(600.0, ge=0, description="how long a running process waits for a Redis that is away")
@@ -62,11 +75,31 @@ class BrokerSettings(Section):
     def _password_apart(cls, data: Any) -> Any:
         """A password in the URL moves to its own field: URLs are printed and written down."""
         url = data.get("url") if isinstance(data, dict) else None
-        found = re.fullmatch(r"(\w+://[^:@/]*):([^@/]*)@(.*)", url) if isinstance(url, str) else None
+        if not isinstance(url, str):
+            return data
+        found = re.fullmatch(r"(\w+://[^:@/]*):([^@/]*)@([^@]*)", url)
+        if not found and HIDDEN_PASSWORD.search(url):
+            raise ValueError("url holds a password in an unusual place: percent-encode it, or give it in a file")
         if not found:
             return data
         user = found[1] + ("" if found[1].endswith("//") else "@")
         return {"password": unquote(found[2]), **data, "url": user + found[3]}
+
+    @property
+    def secret(self) -> str | None:
+        """The password, wherever it comes from; the file is read anew each time. Raises `Refused`."""
+        if self.password or self.password_file is None:
+            return self.password
+        return read_secret(self.password_file, "broker.password_file")
+
+    @model_validator(mode="after")
+    def _encrypted_if_meant_to_be(self) -> Self:
+        wanted = next((name for name in ("tls_ca", "tls_cert", "tls_key") if getattr(self, name) is not None), "")
+        if wanted and self.url is not None and not self.url.startswith("rediss://"):
+            raise ValueError(f"{wanted} is given and url is not rediss://: nothing would be encrypted")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key belong together: give both or neither")
+        return self
 
 
 class PolicySettings(Section):
@@ -160,10 +193,15 @@ def load(kind: type[R], path: Path, flags: list[str] | None = None, environ: dic
 def _read(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            return tomllib.load(file)
+            text = file.read(LONGEST_RECIPE + 1).decode()
+        if len(text) > LONGEST_RECIPE or DEEP_KEY.search(text):
+            raise Refused(
+                f"{path} is no recipe", f"one has sections and keys, and less than {LONGEST_RECIPE} characters"
+            )
+        return tomllib.loads(text)
     except FileNotFoundError:
         raise Refused(f"no recipe at {path}", "name a TOML file, for example recipes/demo.toml") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of ValueError also: no UTF-8, too many digits
         raise Refused(f"{path} is not valid TOML: {error}") from None
     except OSError as error:
         raise Refused(f"cannot read {path}: {error.strerror}") from None
@@ -178,12 +216,14 @@ def _from_environment(environ: dict[str, str]) -> list[tuple[tuple[str, str], st
 
 
 def _from_flags(flags: list[str]) -> list[tuple[tuple[str, str], str]]:
-    found = []
+    found: list[tuple[tuple[str, str], str]] = []
     rest = [part for flag in flags for part in (flag.split("=", 1) if flag.startswith("--") else [flag])]
     while rest:
         match = re.fullmatch(r"--([a-z]+)\.([a-z0-9_]+)", rest[0])
         if not match or len(rest) < 2:
-            raise Refused(f"cannot read the flag {rest[0]!r}", "write --section.key value, as in --learner.lr 1e-5")
+            secret = found and found[-1][0][1] == "password"  # then this may be the rest of it
+            shown = "after the password" if secret else repr(rest[0])
+            raise Refused(f"cannot read the flag {shown}", "write --section.key value, as in --learner.lr 1e-5")
         found.append(((match[1], match[2]), rest[1]))
         rest = rest[2:]
     return found
@@ -193,7 +233,7 @@ def _plain(value: str) -> Any:
     """Lists as in TOML; what stands alone is read as its field's type by validation."""
     try:
         return json.loads(value) if value.startswith("[") else value
-    except ValueError:
+    except (ValueError, RecursionError):
         return value
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -23,6 +24,7 @@ from broker.cut import Cut
 from broker.errors import Malformed, Refused
 from broker.files import flush, room_for, sha256
 from broker.points import reached
+from consumer.document import read_document
 
 STATE, DOCUMENT = "state.safetensors", "checkpoint.json"
 
@@ -52,7 +54,10 @@ class Checkpoint:
         path = self.folder / STATE
         if sha256(path) != self.document["sha256"]:
             raise _damaged(self.folder)
-        return load_file(path)
+        try:
+            return load_file(path)
+        except SafetensorError:  # written so, by something else than `write`
+            raise _damaged(self.folder) from None
 
 
 def write(
@@ -121,8 +126,8 @@ def abandon(root: Path, step: int) -> list[Path]:
 
 def _read(folder: Path) -> Checkpoint:
     try:
-        return Checkpoint(folder, json.loads((folder / DOCUMENT).read_text()))
-    except (OSError, ValueError):
+        return Checkpoint(folder, read_document((folder / DOCUMENT).read_bytes()))
+    except (OSError, Malformed):
         raise _damaged(folder) from None
 
 

@@ -95,7 +95,7 @@ class Launcher:
     def _start(self) -> None:
         self._phase("starting Redis")
         if self.recipe.broker.url is None:
-            self.server = EmbeddedServer(self.folder.redis, password=self.recipe.broker.password).start()
+            self.server = EmbeddedServer(self.folder.redis, password=self.recipe.broker.secret).start()
             broker = self.recipe.broker.model_copy(update={"url": self.server.url})
             self.recipe = self.recipe.model_copy(update={"broker": broker})
         unfinished = self.folder.recipe.with_suffix(".new")

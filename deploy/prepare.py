@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from broker.cli import guarded
-from broker.errors import Refused
+from broker.documents import INDEX, indexed_weights
+from broker.errors import Malformed, Refused
 from broker.files import sha256
 from broker.fingerprint import tokenizer_files
 
@@ -95,11 +96,10 @@ def _known(name: str, kind: str, known: Iterable[str]) -> str:
 def _checked(folder: Path) -> Path:
     if not (folder / "config.json").is_file():
         raise Refused(f"{folder} is not a model directory", "it has no config.json")
-    index = folder / "model.safetensors.index.json"
     try:
-        expected = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else set()
-    except (ValueError, KeyError) as error:
-        raise Refused(f"{index} is damaged ({_cause(error)})", "fetch the model again") from None
+        expected = indexed_weights(folder)
+    except (Malformed, OSError) as error:
+        raise Refused(f"{folder / INDEX} is damaged ({_cause(error)})", "fetch the model again") from None
     missing = sorted(name for name in expected if not (folder / name).is_file())
     if missing or not any(folder.glob("*.safetensors")):
         raise Refused(f"{folder} lacks {missing[0] if missing else 'weights'}", "weights must be safetensors files")

@@ -6,18 +6,22 @@ Refuses to know which run the processes belong to, and what their figures mean.
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
+from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from broker.documents import read_object
+from broker.errors import Malformed
+
 EVERY_SECONDS = 2.0
 TIMEOUT_SECONDS = 1.5
+LONGEST = 8 << 20  # bytes of an answer; ours have some thousand
 WINDOW_SECONDS = 60.0  # a rate is taken over this long: groups arrive in lumps
 
 
@@ -42,35 +46,49 @@ def ask(host: str, port: int, clock: Callable[[], float] = time.time) -> Answer 
     """One process; None if it does not answer, whatever the reason. One that is not healthy answers as well (503)."""
     connection = HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)  # goes past any proxy
     try:
-        health = json.loads(_get(connection, "/healthz"))
-        figures = _figures(_get(connection, "/metrics"))
-        now, waiting = clock(), health["waiting"]
-        return Answer(
-            at=now,
-            reason=waiting["reason"],
-            detail=waiting["detail"],
-            since=now - waiting["since_seconds"],
-            progressed=now - health["last_progress_seconds"],
-            figures=figures,
-            healthy=health["healthy"] is True,
-        )
-    except (OSError, HTTPException, ValueError, KeyError, TypeError):  # down, busy, or somebody else's server
+        health, metrics = _get(connection, "/healthz"), _get(connection, "/metrics")
+        return decode(health, metrics, clock())
+    except (OSError, HTTPException, Malformed):  # down, busy, or somebody else's server
         return None
     finally:
         connection.close()
 
 
-def _get(connection: HTTPConnection, path: str) -> str:
+def decode(health: bytes, metrics: bytes, now: float) -> Answer:
+    """What a process said at `now`. Raises `Malformed`."""
+    said = read_object(health)
+    waiting, progressed = said.get("waiting"), said.get("last_progress_seconds")
+    if not isinstance(waiting, dict):
+        raise Malformed("waiting")
+    reason, detail, since = (waiting.get(name) for name in ("reason", "detail", "since_seconds"))
+    if not (isinstance(reason, str) and isinstance(detail, str)):
+        raise Malformed("reason or detail")
+    times = (now - _seconds(since), now - _seconds(progressed))
+    return Answer(now, reason, detail, *times, _figures(metrics), healthy=said.get("healthy") is True)
+
+
+def _get(connection: HTTPConnection, path: str) -> bytes:
     connection.request("GET", path)
-    response = connection.getresponse()
-    return response.read().decode()
+    body = connection.getresponse().read(LONGEST + 1)
+    if len(body) > LONGEST:
+        raise Malformed("an endless answer")
+    return body
 
 
-def _figures(text: str) -> dict[str, float]:
+def _seconds(value: Any) -> float:
+    if type(value) not in (int, float) or abs(value) > 1e12:
+        raise Malformed("since_seconds or last_progress_seconds")
+    return float(value)
+
+
+def _figures(metrics: bytes) -> dict[str, float]:
     total: dict[str, float] = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            total[sample.name] = total.get(sample.name, 0.0) + sample.value
+    try:
+        for family in text_string_to_metric_families(metrics.decode()):
+            for sample in family.samples:
+                total[sample.name] = total.get(sample.name, 0.0) + sample.value
+    except (ValueError, IndexError, KeyError) as error:  # what the parser raises where it finds something else
+        raise Malformed(f"not metrics ({type(error).__name__})") from None
     return total
 
 

@@ -11,58 +11,65 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 VERDICTS = ("trained", "degenerate", "stale", "failed")
 RECENT = 5  # steps in "the last steps" and "the first steps"
 
 
+# Bounds so wide that no run meets them: sums over a run stay finite whatever a line claims.
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Seconds = Annotated[float, Field(ge=-1e12, le=1e12)]  # clocks are set back at times
+Reward = Annotated[float, Field(ge=-1e40, le=1e40)]
+
+
 class _Line(BaseModel):
     """Only what the views use; a line may hold more."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 class StepRecord(_Line):
     """One optimizer step. `seconds` since the step before, `wait_seconds` of them waiting for groups."""
 
-    time: float  # seconds since the epoch
-    step: int
-    steps: int
-    policy_version: int
-    reward: float
-    samples: int
-    groups: dict[str, int]
-    completion_tokens: int
-    seconds: float
-    wait_seconds: float
-    tokens: int
+    time: Seconds  # since the epoch
+    step: Count
+    steps: Count
+    policy_version: Count
+    reward: Reward
+    samples: Count
+    groups: dict[str, Count]
+    completion_tokens: Count
+    seconds: Seconds
+    wait_seconds: Seconds
+    tokens: Count
     staleness_mean: float
-    staleness_max: int
-    staleness_histogram: dict[int, int]
+    staleness_max: Count
+    staleness_histogram: dict[Count, Count]
 
 
 class Evaluation(_Line):
     """pass@1 on held-out problems; None if every ticket of it failed."""
 
     label: str
-    policy_version: int
-    samples: int
-    pass_at_1: float | None
+    policy_version: Count
+    samples: Count
+    pass_at_1: Reward | None
 
 
 class EvaluationRecord(_Line):
     """One evaluation and when it was complete."""
 
-    time: float
+    time: Seconds
     eval: Evaluation
 
 
 class OutcomeRecord(_Line):
     """Why the run is over: `finished`, `solved` or `no signal`."""
 
-    time: float
+    time: Seconds
     outcome: str
 
 

@@ -57,7 +57,7 @@ async def serve_run(recipe: ProcessRecipe, metrics: GeneratorMetrics) -> None:
     keys = Keys(recipe.run.name)
     name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
     task = make_task(recipe.task, recipe.run.seed)
-    tokens = Tokens(Path(recipe.run.model), recipe.task)
+    tokens = Tokens(Path(recipe.run.model), recipe.task, recipe.run.trust_remote_code)
     fingerprint = Fingerprint.of(recipe)
     create_groups(client, keys)
     metrics.starting("learner")

@@ -7,14 +7,14 @@ Refuses to know how a model computes: no tensor is read here and torch is not im
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from broker.errors import Refused
+from broker.documents import indexed_weights
+from broker.errors import Malformed, Refused
 from producer.settings import GeneratorRecipe
 
 Shapes = dict[str, tuple[int, ...]]
@@ -34,11 +34,10 @@ def end_tokens(model: str, recipe: GeneratorRecipe) -> tuple[int, ...]:
 
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of `folder`; an index decides where there is one. Raises `OSError`, `ValueError`."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        files = [folder / name for name in sorted(set(json.loads(index.read_bytes())["weight_map"].values()))]
-    else:
-        files = sorted(folder.glob("*.safetensors"))
+    try:
+        files = [folder / name for name in indexed_weights(folder)] or sorted(folder.glob("*.safetensors"))
+    except Malformed as error:
+        raise ValueError(str(error)) from None
     if not files:
         raise FileNotFoundError(f"no *.safetensors in {folder}")
     return files

@@ -94,7 +94,10 @@ class TransformersEngine:
         logging.disable_progress_bar()
         try:
             model: Any = AutoModelForCausalLM.from_pretrained(
-                self._path, dtype=getattr(torch, dtype), trust_remote_code=self._recipe.run.trust_remote_code
+                self._path,
+                dtype=getattr(torch, dtype),
+                use_safetensors=True,
+                trust_remote_code=self._recipe.run.trust_remote_code,
             )
         except (OSError, ValueError, RuntimeError) as error:
             cause = f"transformers cannot load {self._path} ({model_files.first_line(error)})"

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -23,13 +22,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import structlog
+
+from broker.errors import Malformed
 from producer.tasks.base import Problem, Verdict
+from producer.verify_lines import MAX_REASON, decode_answer, decode_greeting, encode_request
 
 __all__ = ["Verdict", "VerifierPool"]
 
 LAUNCH_SECONDS = 120.0  # a worker that has not imported its verifier by then never will
 INHERITED = ("HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ")  # no passwords beside model-made text
 DIED = "the verifier's process died"
+OVERSPENT = "the verifier used up its processor time"
+
+log = structlog.get_logger("verifiers")
 
 _Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -46,6 +52,10 @@ class VerifierPool:
     async def start(self) -> None:
         """Launch every worker now, not at the first group. Raises `RuntimeError` if the verifier cannot be loaded."""
         await asyncio.gather(*(worker.launch() for worker in self._workers))
+        if open_to := next((worker.network for worker in self._workers if worker.network), ""):
+            log.warning("verifiers can reach the network", reason=open_to)
+        else:
+            log.info("verifiers have no network", workers=len(self._workers))
 
     async def verify(self, problem: Problem, texts: Sequence[str]) -> list[Verdict]:
         """The verdicts on `texts`, in order. Waiting for a worker, or for a new one to start, is not on their clock."""
@@ -78,6 +88,7 @@ class _Worker:
 
     def __init__(self, verifier: str, seconds: float) -> None:
         self.retired = False
+        self.network = ""  # why the process could still reach one
         self._verifier, self._seconds = verifier, seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._streams: _Streams | None = None
@@ -87,22 +98,23 @@ class _Worker:
         if self._process is None or self._streams is None or self._process.poll() is not None:
             self._streams = await self.launch()
         reader, writer = self._streams
-        request = json.dumps([problem.prompt, problem.gold, problem.level, list(texts)])
         try:
-            writer.write(request.encode() + b"\n")
+            writer.write(encode_request(problem, texts))
             for _ in texts:
                 async with asyncio.timeout(self._seconds):
                     await writer.drain()
                     answer = await reader.readline()
                 if not answer.endswith(b"\n"):
                     raise ConnectionResetError
-                verdicts.append(Verdict(*json.loads(answer)))
+                verdicts.append(decode_answer(answer))
         except TimeoutError:
             self.kill()
             return f"the verifier ran for more than {self._seconds:g} s"
         except ConnectionError:
+            return OVERSPENT if self.kill() == -signal.SIGXCPU else DIED
+        except (Malformed, ValueError) as error:  # a verifier has the worker's own socket, if it looks for it
             self.kill()
-            return DIED
+            return f"the verifier's process answered with something else than a verdict ({error})"[:MAX_REASON]
         return ""
 
     async def launch(self) -> _Streams:
@@ -127,20 +139,29 @@ class _Worker:
         except BaseException:
             self.kill()
             raise
-        if greeting != b'""\n':
+        try:
+            reason, self.network = decode_greeting(greeting)
+        except Malformed:
+            reason = DIED
+        if reason:
             self.kill()
-            raise RuntimeError(f"cannot start the verifier {self._verifier}: {greeting.decode().strip() or DIED}")
+            raise RuntimeError(f"cannot start the verifier {self._verifier}: {reason}")
         return self._streams
 
-    def kill(self) -> None:
-        """End the process and everything it started, and reap it: after SIGKILL that is a matter of milliseconds."""
+    def kill(self) -> int | None:
+        """End the process and everything it started, and reap it: after SIGKILL that is a matter of milliseconds.
+
+        Returns how it ended, None if there was none.
+        """
+        status = None
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):  # already gone
                 os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+            status = self._process.wait()
         if self._streams is not None:
             self._streams[1].close()
         self._process = self._streams = None
+        return status
 
 
 def _environment() -> dict[str, str]:

@@ -1,27 +1,30 @@
 """A verifier's process: reads groups from the socket it has for standard input, answers completion by completion.
 
 Invariant: it outlives neither its parent nor its limits: the end of its input ends it, a kernel alarm ends a call that
-runs on when nobody is left to kill it, and memory is capped. Refuses to know the pool; loads its own verifier only.
+runs on when nobody is left to kill it, and what it may use up is set (`producer/confine.py`) before the verifier is
+loaded. Refuses to know the pool; loads its own verifier only.
 
-A request is a line of JSON, `[prompt, gold, level, [text, …]]`; each text is answered by a line of JSON,
-`[reward, components, failed]`. Before the first request goes a string: empty, or why the verifier cannot be loaded.
+Each text of a request is answered by a line; before the first request goes a greeting (`producer/verify_lines.py`).
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import resource
 import signal
 import sys
 
 from broker.schema import MAX_COMPONENTS, MAX_NAME_BYTES
+from producer.confine import allow_processor, confine
 from producer.tasks.base import Problem, Verdict, Verifier, resolve
+from producer.verify_lines import (
+    MAX_REASON,
+    decode_request,
+    encode_answer,
+    encode_greeting,
+)
 
-MEMORY_BYTES = 4 << 30
 ALARM_GRACE = 1.0  # the parent kills first, if there is one
-MAX_REASON = 500
 
 
 def main() -> None:
@@ -29,22 +32,22 @@ def main() -> None:
     verifier, seconds = sys.argv[1], float(sys.argv[2])
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(0), "wb", buffering=0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # a verifier that reads its standard input shall not eat requests
-    if sys.platform == "linux":  # elsewhere the kernel does not keep this limit
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    network = confine()
     try:
         function = resolve(verifier)
     except Exception as error:  # whatever an import may raise is the pool's to report
-        replies.write(_line(_reason(error)))
+        replies.write(encode_greeting(_reason(error), network))
         return
-    replies.write(_line(""))
+    replies.write(encode_greeting("", network))
     for line in requests:
-        prompt, gold, level, texts = json.loads(line)
-        messages = prompt if isinstance(prompt, str) else tuple((role, content) for role, content in prompt)
+        problem, texts = decode_request(line)
         for text in texts:
-            signal.setitimer(signal.ITIMER_REAL, seconds + ALARM_GRACE)  # no handler: the kernel ends us
-            verdict = judge(function, text, Problem(messages, gold, level))
+            # No handlers: the kernel ends us. The second limit also stands when a verifier uses the one alarm itself.
+            signal.setitimer(signal.ITIMER_REAL, seconds + ALARM_GRACE)
+            allow_processor(seconds + ALARM_GRACE)
+            verdict = judge(function, text, problem)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            replies.write(_line([verdict.reward, verdict.components, verdict.failed]))
+            replies.write(encode_answer(verdict))
 
 
 def judge(function: Verifier, text: str, problem: Problem) -> Verdict:
@@ -62,15 +65,12 @@ def judge(function: Verifier, text: str, problem: Problem) -> Verdict:
 
 def _name(name: object) -> str:
     """As much of it as travels."""
-    return str(name).encode("utf-8", "replace")[:MAX_NAME_BYTES].decode("utf-8", "ignore")
+    shown = "".join(char for char in str(name) if char.isprintable())
+    return shown.encode("utf-8", "replace")[:MAX_NAME_BYTES].decode("utf-8", "ignore")
 
 
 def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:MAX_REASON]
-
-
-def _line(value: object) -> bytes:
-    return json.dumps(value).encode() + b"\n"
 
 
 if __name__ == "__main__":

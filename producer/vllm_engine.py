@@ -202,6 +202,7 @@ class VllmEngine:
         arguments = {
             "model": self._model,
             "trust_remote_code": self._recipe.run.trust_remote_code,
+            "load_format": "safetensors",  # never a pickle that lies beside them
             "skip_tokenizer_init": True,  # text is not its business
             "dtype": dtype,
             "seed": self._recipe.run.seed,

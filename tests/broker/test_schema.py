@@ -195,7 +195,7 @@ FLOATS = np.array([-0.5, -1.0, 0.0], np.float32)
         ([*ROLLOUT, 3], math.inf, "reward"),
         ([*ROLLOUT, 3], LARGEST_FLOAT32 * 2, "reward"),
         ([*ROLLOUT, 3], 1, "reward"),
-        ([*ROLLOUT, 4], {"exact": math.inf}, "component exact"),
+        ([*ROLLOUT, 4], {"exact": math.inf}, "component 'exact'"),
         ([*ROLLOUT, 4], {"x" * 65: 1.0}, "components"),
         ([*ROLLOUT, 4], {"é" * 33: 1.0}, "components"),
         ([*ROLLOUT, 4], {b"bytes": 1.0}, "components"),

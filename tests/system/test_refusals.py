@@ -318,7 +318,7 @@ def test_a_password_that_is_missing_or_wrong(
 ) -> None:
     line = scene.refusal_here(module, "--broker.url", guarded_server.url, HEADRACE_BROKER__PASSWORD=password)
     assert cause in line
-    assert line.endswith("set HEADRACE_BROKER__PASSWORD")
+    assert line.endswith("set HEADRACE_BROKER__PASSWORD or broker.password_file")
     assert "wr0ng" not in line
     with connect(BrokerSettings(password="right"), guarded_server.url) as client:
         assert keys_of(client) == set()
