@@ -24,7 +24,7 @@ export TOKENIZERS_PARALLELISM := false
 
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help install lint format type test test-fast demo up stop broker acl producer consumer monitoring ledger dead-letters crash-matrix bench fuzz lock clean FORCE
+.PHONY: help install lint format type test test-fast demo up stop broker acl producer consumer monitoring ledger dead-letters crash-matrix soak bench fuzz lock clean FORCE
 
 help:
 	@echo 'make VERB [RECIPE=recipes/demo.toml] [DEVICE=cpu|cuda] [PYTHON=python3.11] [ARGS="…"]'
@@ -56,6 +56,9 @@ monitoring: $(RUNTIME) ## watch the run of RECIPE in this terminal
 
 crash-matrix: $(DEV) ## kill every process at every labelled point and write benchmarks/crash-matrix.md (20 minutes)
 	@exec $(PY) -m tests.system.crash_matrix $(ARGS)
+
+soak: $(DEV) ## kill something every few seconds for MINUTES=10 and report memory, streams and steps
+	@exec $(PY) -m tests.system.soak --minutes $(or $(MINUTES),10) $(ARGS)
 
 ledger: $(RUNTIME) ## show the books of the run of RECIPE: every ticket and what became of it
 	@exec $(PY) -m monitoring.books $(RECIPE) $(ARGS)

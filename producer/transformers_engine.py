@@ -55,6 +55,7 @@ class TransformersEngine:
 
     async def start(self) -> None:
         """Load the model. Raises `Refused`."""
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sampler")  # a stop has ended the last one
         await self._in_worker(self._load_model)
 
     async def sample(self, prompt: Ints, seed: int, request_id: str) -> list[Completion]:  # noqa: ARG002

@@ -5,6 +5,7 @@ Each is a process of its own with its own arguments, environment and log, entere
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import runpy
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
+PR_SET_PDEATHSIG = 1
 ROOT = Path(__file__).parents[2]
 MODELS = [f"transformers.models.{name}.modeling_{name}" for name in ("llama", "qwen2")]
 HEAVY = ["torch", "transformers", *MODELS, "redis", "pydantic", "sympy", "math_verify"]
@@ -26,7 +28,9 @@ def _server() -> ForkServerContext:
 
 
 def _enter(module: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
-    """The beginning of a process."""
+    """The beginning of a process, which ends when the server does: with whoever runs the tests."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -45,7 +49,7 @@ class Forked:
 
     def __init__(self, module: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         self._process: ForkServerProcess = _server().Process(
-            target=_enter, args=(module, list(arguments), dict(environment), log), daemon=True
+            target=_enter, args=(module, list(arguments), dict(environment), log)
         )
         self._process.start()
 
