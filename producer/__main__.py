@@ -18,7 +18,8 @@ from broker.patience import Patience
 from broker.points import reached
 from broker.policy import PolicyStore
 from broker.settings import redis_url
-from broker.streams import TicketStream, create_groups
+from broker.streams import create_groups
+from broker.tickets import TicketStream
 from monitoring.metrics import GeneratorMetrics, serve
 from monitoring.settings import MonitoringSettings
 from monitoring.watchdog import Watchdog

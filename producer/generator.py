@@ -20,7 +20,7 @@ from broker.keys import Keys
 from broker.points import reached
 from broker.policy import PolicyStore
 from broker.schema import Ints, RolloutGroup, tombstone
-from broker.streams import Claim, TicketStream
+from broker.tickets import Claim, TicketStream
 from monitoring.metrics import GeneratorMetrics
 from producer.engine import Completion, Engine, Unsampled
 from producer.keeper import EngineKeeper

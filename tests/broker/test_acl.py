@@ -26,7 +26,8 @@ from broker.policy import PolicyStore
 from broker.roles import ROLES, Role, rules
 from broker.schema import KINDS, TaskCard
 from broker.settings import BrokerSettings
-from broker.streams import Arrival, RolloutStream, TicketStream, create_groups
+from broker.streams import Arrival, RolloutStream, create_groups
+from broker.tickets import TicketStream
 from consumer.buffer import Held
 from consumer.dispatch import Dispatch
 from consumer.evaluation import Evaluator

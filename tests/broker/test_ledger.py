@@ -13,7 +13,8 @@ from broker.errors import Fenced
 from broker.keys import LEARNER, Keys
 from broker.ledger import DEAD_LETTER_BYTES, DEAD_LETTERS, Balance, Entry, Ledger
 from broker.schema import Rollout, RolloutGroup, Ticket, VersionSpan
-from broker.streams import Arrival, RolloutStream, TicketStream, create_groups
+from broker.streams import Arrival, RolloutStream, create_groups
+from broker.tickets import TicketStream
 
 Publish = Callable[[int], list[Arrival]]
 

@@ -17,7 +17,8 @@ from broker.embedded import EmbeddedServer
 from broker.keys import GENERATORS, LEARNER, Keys
 from broker.ledger import Ledger
 from broker.schema import KINDS, Kind, Rollout, RolloutGroup, Ticket, VersionSpan, encode_group, encode_ticket
-from broker.streams import Claim, RolloutStream, TicketStream, create_groups
+from broker.streams import RolloutStream, create_groups
+from broker.tickets import Claim, TicketStream
 from tests.system.pipeline import wait_until
 
 LEASE = 60.0

@@ -17,7 +17,8 @@ from broker.keys import Keys
 from broker.ledger import Ledger
 from broker.schema import Ticket
 from broker.settings import BrokerSettings, RecipeBase, load
-from broker.streams import RolloutStream, TicketStream, create_groups
+from broker.streams import RolloutStream, create_groups
+from broker.tickets import TicketStream
 from tests.broker.test_streams import group_of
 from tests.broker.tls_server import Encrypted, tls_server
 

@@ -18,7 +18,8 @@ from broker.ledger import Ledger
 from broker.patience import Patience
 from broker.policy import PolicyStore
 from broker.schema import Kind, RolloutGroup, Ticket, tombstone
-from broker.streams import Arrival, Claim, RolloutStream, TicketStream, create_groups
+from broker.streams import Arrival, RolloutStream, create_groups
+from broker.tickets import Claim, TicketStream
 from consumer.buffer import Held
 from consumer.dispatch import Dispatch, Flow, ticket_id_of
 from tests.consumer.groups import group

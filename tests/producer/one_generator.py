@@ -18,7 +18,8 @@ from broker.joining import register_task
 from broker.keys import Keys
 from broker.policy import PolicyStore
 from broker.schema import RolloutGroup, Ticket, encode_ticket
-from broker.streams import RolloutStream, TicketStream, create_groups
+from broker.streams import RolloutStream, create_groups
+from broker.tickets import TicketStream
 from monitoring.metrics import GeneratorMetrics
 from producer.generator import Generator
 from producer.settings import GeneratorRecipe

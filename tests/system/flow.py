@@ -19,7 +19,8 @@ from broker.keys import GENERATORS, Keys
 from broker.ledger import Ledger
 from broker.policy import PolicyStore
 from broker.schema import KINDS, Rollout, RolloutGroup, VersionSpan
-from broker.streams import Claim, RolloutStream, TicketStream, create_groups
+from broker.streams import RolloutStream, create_groups
+from broker.tickets import Claim, TicketStream
 from consumer.buffer import Bound, Held, StalenessBuffer, Wait
 from consumer.dispatch import Dispatch, Flow
 

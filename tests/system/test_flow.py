@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from broker.keys import Keys
 from broker.schema import KINDS
-from broker.streams import Claim, TicketStream
+from broker.tickets import Claim, TicketStream
 from consumer.buffer import Bound, StalenessBuffer
 from consumer.dispatch import Dispatch
 from tests.system.flow import LEASE, Shape, VirtualGenerator, World
