@@ -80,7 +80,7 @@ def learner(keys: Keys) -> list[Grant]:
         Grant((*CONNECTION, "script|load", "publish", "unwatch"), channels=(keys.policy,)),
         Grant(SCRIPTS, (tickets, rollouts, *kept)),
         Grant(("del", "unlink", "exists"), (tickets, rollouts, *kept, *announced)),
-        Grant((*stream, "xadd"), (tickets,)),
+        Grant((*stream, "xadd", "xinfo|consumers", "xgroup|delconsumer"), (tickets,)),
         Grant((*stream, "xreadgroup"), (rollouts,)),
         Grant(SCRIPTS, (keys.dead_letters, keys.dead_letters_dropped)),
         Grant(("xadd", "xlen", "xtrim"), (keys.dead_letters,)),

@@ -47,6 +47,20 @@ local dropped = redis.call('XTRIM', KEYS[1], 'MAXLEN', ARGV[1])
 if dropped > 0 then redis.call('INCRBY', KEYS[2], dropped) end
 """
 
+# Forget consumers that have been silent for long and owe nothing. DELCONSUMER alone would destroy what they owe.
+FORGET = """
+local forgotten = 0
+for _, pairs in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+  local consumer = {}
+  for i = 1, #pairs, 2 do consumer[pairs[i]] = pairs[i + 1] end
+  if consumer.pending == 0 and consumer.idle > tonumber(ARGV[2]) then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], consumer.name)
+    forgotten = forgotten + 1
+  end
+end
+return forgotten
+"""
+
 # Where every ticket is, without its payload: entries nobody has claimed, entries in a generator's hands, groups.
 LOCATE = """
 local claimed = {}

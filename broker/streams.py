@@ -15,6 +15,7 @@ from broker.errors import Malformed
 from broker.keys import GENERATORS, LEARNER, Keys
 from broker.patience import Patience
 from broker.schema import KINDS, Kind, RolloutGroup, decode_group
+from broker.scripts import FORGET
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,16 @@ def create_groups(client: redis.Redis, keys: Keys) -> None:
             except redis.ResponseError as error:
                 if "BUSYGROUP" not in str(error):
                     raise
+
+
+def forget_generators(client: redis.Redis, keys: Keys, silent_seconds: float) -> int:
+    """Forget consumers of tickets that hold none and have been silent for so long: every start makes a new name.
+
+    How many they were. One that lives after all is made anew by its next read.
+    """
+    forget = client.register_script(FORGET)
+    arguments: list[str | int] = [GENERATORS, int(silent_seconds * 1000)]
+    return sum(int(forget([keys.tickets(kind)], arguments)) for kind in KINDS)
 
 
 class RolloutStream:

@@ -21,7 +21,7 @@ from broker.keys import Keys
 from broker.points import reached
 from broker.policy import PolicyStore
 from broker.run_folder import RunFolder
-from broker.streams import RolloutStream
+from broker.streams import RolloutStream, forget_generators
 from consumer.buffer import Bound, Held, StalenessBuffer, Wait
 from consumer.dispatch import Dispatch
 from consumer.durability import Durability
@@ -36,6 +36,8 @@ from consumer.settings import LearnerRecipe
 from consumer.streak import Streak
 from consumer.trainer import Trainer
 from monitoring.metrics import LearnerMetrics
+
+SILENT_LEASES = 20  # after which a generator that holds no ticket is forgotten
 
 
 @dataclass
@@ -173,6 +175,7 @@ class Learner:
         if self.durability.due:
             with self.metrics.phase("checkpoint"):
                 self.durability.begin(self.publisher.barrier())
+            forget_generators(self.client, self.keys, SILENT_LEASES * self.recipe.broker.lease_seconds)
         if self.durability.overdue:
             self._wait_durable(self.durability.catch_up)
 

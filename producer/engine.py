@@ -14,7 +14,11 @@ from broker.schema import Floats, Ints, VersionSpan
 
 
 class Unsampled(Exception):
-    """The engine has not answered, by its own fault or the ticket's."""
+    """The engine has not answered, by its own fault or the ticket's; `hung`: not within the time it has."""
+
+    def __init__(self, reason: str, *, hung: bool = False) -> None:
+        self.hung = hung
+        super().__init__(reason)
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ class Generator:
         try:
             if not isinstance(error, Unsampled):
                 raise error  # a verifier pool or Redis is broken, not an engine that can be started again
-            self.keeper.failed(error)
+            self.keeper.failed(error, hung=error.hung)
             await asyncio.to_thread(self.tickets.give_back, claim, failed=True)
             self.metrics.tickets.labels(event="failed").inc()
         except Exception as last:
@@ -202,8 +202,12 @@ class Generator:
     async def _sample(self, prompt: Ints, seed: int, request: str) -> list[Completion]:
         try:
             reached("generator.sampling")
-            completions = await self.engine.sample(prompt, seed, request)
+            async with asyncio.timeout(self.recipe.generator.sample_seconds):
+                completions = await self.engine.sample(prompt, seed, request)
             reached("generator.sampled")
+        except TimeoutError:
+            seconds = self.recipe.generator.sample_seconds
+            raise Unsampled(f"no answer within {seconds:g} s", hung=True) from None
         except Exception as error:
             raise Unsampled(f"{type(error).__name__}: {error}") from error
         self.keeper.answered()

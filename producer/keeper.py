@@ -39,14 +39,14 @@ class EngineKeeper:
         """A group was sampled: whatever went wrong before is over."""
         self.failures = 0
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: Exception, *, hung: bool = False) -> None:
         """Sampling or a refresh has failed with `error`. Raises it when that has happened too often in a row."""
         if not self.ready:
             return  # every request of a dead engine fails: that is one death
         self.failures += 1
         if self.failures > MAX_FAILURES:
             raise error
-        if not self._engine.alive:
+        if hung or not self._engine.alive:
             log.warning("the engine has died and is started again", error=str(error)[:300], in_a_row=self.failures)
             self._died.set()
 

@@ -26,6 +26,9 @@ class GeneratorSettings(Section):
     conservative_spans: bool = Field(
         False, description="below vLLM 0.32: refresh in flight and stamp the whole completion with its oldest version"
     )
+    sample_seconds: float = Field(
+        3600.0, gt=0, description="an engine that has not answered a group by then is taken for dead and started again"
+    )
     drain_seconds: float = Field(
         8.0, ge=0, description="how long SIGTERM waits for groups in flight before handing them back"
     )

@@ -107,7 +107,7 @@ class TransformersEngine:
         self._eos = torch.tensor(eos, dtype=torch.long, device=device)
 
     def _free(self) -> None:
-        self._model = None
+        self._model, self._version = None, -1
 
     @torch.no_grad()
     def _replace(self, folder: Path, version: int) -> None:

@@ -26,7 +26,7 @@ from broker.policy import PolicyStore
 from broker.roles import ROLES, Role, rules
 from broker.schema import KINDS, TaskCard
 from broker.settings import BrokerSettings
-from broker.streams import Arrival, RolloutStream, create_groups
+from broker.streams import Arrival, RolloutStream, create_groups, forget_generators
 from broker.tickets import TicketStream
 from consumer.buffer import Held
 from consumer.dispatch import Dispatch
@@ -244,6 +244,7 @@ def test_what_redis_has_lost_is_made_anew_and_what_nobody_heard_is_found(play: P
     (arrival,) = play.rollouts.claim(1, 0)
     assert play.rollouts.holds("train", arrival.entry_id)
     assert play.rollouts.pending()
+    assert forget_generators(play.learner, play.keys, 3600.0) == 0
     assert refusals(play.root) == []
 
 
@@ -331,7 +332,7 @@ SERVER: list[tuple[str, ...]] = [
 PLAIN: list[tuple[str, ...]] = [
     ("XGROUP", "DESTROY", K.tickets("train"), GENERATORS),
     ("XGROUP", "DESTROY", K.rollouts("train"), LEARNER),
-    ("XGROUP", "DELCONSUMER", K.tickets("train"), GENERATORS, "one"),
+    ("XGROUP", "DELCONSUMER", K.rollouts("train"), LEARNER, "learner"),
     ("XGROUP", "SETID", K.rollouts("train"), LEARNER, "0"),
     ("XTRIM", K.rollouts("train"), "MAXLEN", "0"),
     ("XTRIM", K.tickets("train"), "MAXLEN", "0"),
@@ -345,6 +346,7 @@ PLAIN: list[tuple[str, ...]] = [
 THE_LEARNER_S: list[tuple[str, ...]] = [
     ("SET", K.policy, "9"),
     ("INCR", K.policy),
+    ("XGROUP", "DELCONSUMER", K.tickets("train"), GENERATORS, "one"),
     ("PUBLISH", K.policy, "9"),
     ("SET", K.fingerprint, "{}"),
     ("SET", K.recipe, "{}"),

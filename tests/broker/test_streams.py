@@ -16,8 +16,9 @@ import redis as redis_library
 from broker.embedded import EmbeddedServer
 from broker.keys import GENERATORS, LEARNER, Keys
 from broker.ledger import Ledger
+from broker.patience import Patience
 from broker.schema import KINDS, Kind, Rollout, RolloutGroup, Ticket, VersionSpan, encode_group, encode_ticket
-from broker.streams import RolloutStream, create_groups
+from broker.streams import RolloutStream, create_groups, forget_generators
 from broker.tickets import Claim, TicketStream
 from tests.system.pipeline import wait_until
 
@@ -348,3 +349,77 @@ def test_a_group_that_cannot_be_read_arrives_with_its_reason(
     assert stranger.group is None
     pending: Any = redis.xpending(keys.rollouts("train"), LEARNER)
     assert pending["pending"] == 2, "reading settles nothing"
+
+
+# -- forgetting -------------------------------------------------------------------------------------------------------
+
+
+def test_a_silent_generator_is_forgotten_once_it_owes_nothing(
+    redis: redis_library.Redis, keys: Keys, join: Join
+) -> None:
+    """XGROUP DELCONSUMER alone would destroy the ticket in its hands."""
+    issue(redis, keys, ticket(0), ticket(1))
+    dead, alive = join("dead"), join("alive")
+    (held,) = dead.claim(1, block_seconds=0)
+    (other,) = alive.claim(1, block_seconds=0)
+    alive.publish(other, group_of(other, "alive"))
+
+    def known() -> list[bytes]:
+        consumers: Any = redis.xinfo_consumers(keys.tickets("train"), GENERATORS)
+        return sorted(consumer["name"] for consumer in consumers)
+
+    assert forget_generators(redis, keys, 3600.0) == 0, "one that has just been heard is not silent"
+    wait_until(lambda: forget_generators(redis, keys, 0.0), "a millisecond has passed")
+    assert known() == [b"dead"]
+    age(redis, keys)
+    (again,) = alive.claim(1, block_seconds=0)
+    assert again.entry_id == held.entry_id
+    assert alive.publish(again, group_of(again, "alive"))
+
+
+def test_one_who_slept_through_its_own_lease_is_not_given_its_ticket_twice(
+    redis: redis_library.Redis, keys: Keys, join: Join
+) -> None:
+    issue(redis, keys, ticket(0))
+    sleeper = join("sleeper")
+    (held,) = sleeper.claim(1, block_seconds=0)
+    for _ in range(5):
+        age(redis, keys)
+        assert sleeper.claim(1, held=[held], block_seconds=0) == []
+    pending: Any = redis.xpending_range(keys.tickets("train"), GENERATORS, "-", "+", 10)
+    assert [entry["times_delivered"] for entry in pending] == [1], "its naps are no deliveries"
+    assert sleeper.publish(held, group_of(held, "sleeper"))
+
+
+def test_what_was_delivered_and_never_heard_is_claimed_after_the_next_connection(
+    redis: redis_library.Redis, keys: Keys
+) -> None:
+    create_groups(redis, keys)
+    issue(redis, keys, *(ticket(n) for n in range(4)))
+    patience = Patience(0.0)
+    stream = TicketStream(redis, redis, keys, "g", LEASE, 3, patience)
+    (heard,) = stream.claim(1, block_seconds=0)
+    stream.claim(2, held=[heard], block_seconds=0)  # the reply to this was lost
+    patience.connected()
+    again = stream.claim(3, held=[heard], block_seconds=0)
+    assert ids(again) == ["t0000000001", "t0000000002", "t0000000003"]
+    assert [claim.deliveries for claim in again] == [1, 1, 1]
+
+
+def test_where_redis_has_lost_everything_the_streams_are_made_again(
+    redis: redis_library.Redis, blocking: redis_library.Redis, keys: Keys, join: Join
+) -> None:
+    issue(redis, keys, ticket(0))
+    stream, rollouts = join("g"), RolloutStream(redis, blocking, keys)
+    claims = stream.claim(1, block_seconds=0)
+    redis.flushall()
+    assert stream.renew(claims) == set()
+    assert not stream.give_back(claims[0])
+    assert not stream.publish(claims[0], group_of(claims[0], "g"))
+    assert not stream.claim(1, block_seconds=0)
+    assert not rollouts.claim(1, 0)
+    issue(redis, keys, ticket(1))
+    assert ids(stream.claim(1, block_seconds=0)) == ["t0000000001"]
+    redis.delete(keys.rollouts("train"))
+    assert rollouts.claim(1, 0) == []
+    assert rollouts.disturbed, "so the learner looks at its books"

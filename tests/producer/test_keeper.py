@@ -54,6 +54,21 @@ class Allergic(TransformersEngine):
         return await super().sample(prompt, seed, request_id)
 
 
+class Hung(TransformersEngine):
+    """Never answers its first request; alive as far as anybody can tell."""
+
+    starts = 0
+
+    async def start(self) -> None:
+        await super().start()
+        type(self).starts += 1
+
+    async def sample(self, prompt: Ints, seed: int, request_id: str) -> list[Completion]:
+        if self.starts == 1:
+            await asyncio.Event().wait()
+        return await super().sample(prompt, seed, request_id)
+
+
 @pytest.fixture
 def one(redis: redis.Redis, keys: Keys, tmp_path: Path, tiny_model: Path) -> OneGenerator:
     made = OneGenerator(redis, keys, tmp_path, tiny_model)
@@ -91,6 +106,15 @@ def test_a_ticket_that_no_engine_can_answer_fails_alone(one: OneGenerator) -> No
     groups = {group.ticket_id: group for group in one.published(4)}
     assert [ticket_id for ticket_id, group in groups.items() if group.failed] == [TICKETS[1].ticket_id]
     assert groups[TICKETS[1].ticket_id].failed == "delivered 3 times, never answered"
+
+
+def test_an_engine_that_hangs_is_taken_for_dead(one: OneGenerator) -> None:
+    one.engine_class, Hung.starts = Hung, 0
+    short = one.recipe.generator.model_copy(update={"sample_seconds": 4.0})
+    one.recipe = one.recipe.model_copy(update={"generator": short})
+    groups = one.published(4)
+    assert sorted(group.ticket_id for group in groups) == [ticket.ticket_id for ticket in TICKETS]
+    assert Hung.starts == 2
 
 
 def test_one_that_keeps_dying_is_given_up_after_longer_and_longer_pauses(one: OneGenerator) -> None:

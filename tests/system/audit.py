@@ -48,7 +48,8 @@ class Audit:
     def verify(self, policy: Path, temperature: float) -> int:
         """Each token's log-prob against a full forward pass of the version in its span; how many were compared."""
         models: dict[int, Any] = {}
-        compared = 0
+        compared, threads = 0, torch.get_num_threads()
+        torch.set_num_threads(1)  # models this small only lose by sharing work
         for group in self.groups.values():
             for rollout in group.rollouts:
                 for span in rollout.spans:
@@ -63,4 +64,5 @@ class Audit:
                     said = rollout.behaviour_logprobs[span.start : span.end]
                     assert np.allclose(chosen, said, atol=TOLERANCE), (group.ticket_id, span, chosen - said)
                     compared += span.end - span.start
+        torch.set_num_threads(threads)
         return compared
