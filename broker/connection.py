@@ -21,7 +21,7 @@ from redis.retry import Retry
 
 from broker import tls
 from broker.errors import Refused
-from broker.patience import Patience
+from broker.patience import Patience, elsewhere
 from broker.settings import BrokerSettings
 
 OLDEST = (7, 0)  # the first server with everything the scripts and streams use
@@ -38,7 +38,16 @@ class PatientRedis(redis.Redis):
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """As its base class does, again and again."""
-        return self.patience(partial(super().execute_command, *args, **options))
+        return self.patience(partial(self._once, *args, **options))
+
+    def _once(self, *args: Any, **options: Any) -> Any:
+        command: Any = super().execute_command  # untyped there
+        try:
+            return command(*args, **options)
+        except redis.ResponseError as error:
+            if elsewhere(error):
+                self.connection_pool.disconnect(inuse_connections=False)
+            raise
 
 
 def connect(

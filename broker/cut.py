@@ -73,7 +73,8 @@ class Cut:
 
     def trained(self, tickets: Iterable[str], sequence: int) -> Cut:
         """The books once the checkpoint numbered `sequence` has made these tickets final as trained."""
-        final, train = set(tickets), self.pages["train"]
+        train = self.pages["train"]
+        final = {ticket for ticket in tickets if ticket in train.unsettled}  # others are final in it already
         counters = {
             **train.counters,
             "trained": str(int(train.counters.get("trained", 0)) + len(final)),
@@ -81,6 +82,18 @@ class Cut:
         }
         unsettled = {name: value for name, value in train.unsettled.items() if name not in final}
         return replace(self, pages={**self.pages, "train": Page(counters, unsettled)})
+
+    def named_versions(self) -> frozenset[int]:
+        """The policy versions that open tickets ask for."""
+        return frozenset(o.min_policy_version for page in self.pages.values() for o in page.unsettled.values())
+
+    def reopened(self, version: int) -> Cut:
+        """With every open ticket asking for `version`: the ones they asked for are of a history that is gone."""
+        pages = {
+            kind: Page(page.counters, {t: replace(o, min_policy_version=version) for t, o in page.unsettled.items()})
+            for kind, page in self.pages.items()
+        }
+        return replace(self, pages=pages)
 
     def encode(self) -> dict[str, Any]:
         """As plain data."""

@@ -54,15 +54,10 @@ class Fence:
         self._lock = threading.Lock()
         self.mark = Mark()
 
-    def take_over(self, known: Mark | None = None) -> None:
-        """Become the only writer: an older one's next transaction raises `Fenced`.
-
-        `known` is a mark that this run has certainly reached, from a checkpoint: counting goes on from there even where
-        Redis has forgotten it.
-        """
-        found, known = self.found(), known or Mark()
-        epoch, commits = max(found.epoch, known.epoch) + 1, max(found.commits, known.commits)
-        self.mark = Mark(epoch, uuid.uuid4().hex, commits)
+    def take_over(self) -> None:
+        """Become the only writer: an older one's next transaction raises `Fenced`."""
+        found = self.found()
+        self.mark = Mark(found.epoch + 1, uuid.uuid4().hex, found.commits)
         self.patience(lambda: self._client.set(self._key, self.mark.encode()))
 
     def found(self) -> Mark:
@@ -75,12 +70,18 @@ class Fence:
         with self._lock:
             self._judge(self.found())
 
-    def execute(self, commands: Sequence[Command]) -> None:
-        """One MULTI, exactly once. Raises `Fenced`, `Behind`, or what a command was refused for."""
+    def execute(self, commands: Sequence[Command], known: Mark | None = None) -> None:
+        """One MULTI, exactly once. Raises `Fenced`, `Behind`, or what a command was refused for.
+
+        `known` is a mark that this run has certainly reached, from a checkpoint, where these commands give Redis back
+        what it has lost: only with them may the mark say that nothing is missing, and count on from there.
+        """
+        known = known or Mark()
         if not self.mark.owner:
             raise Fenced("nobody writes these books before having taken them over")
         with self._lock:
-            after = replace(self.mark, commits=self.mark.commits + 1)
+            epoch = max(self.mark.epoch, known.epoch + 1)
+            after = replace(self.mark, epoch=epoch, commits=max(self.mark.commits, known.commits) + 1)
             self.patience(partial(self._attempt, commands, after))
             self.mark = after
 

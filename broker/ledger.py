@@ -18,7 +18,7 @@ import redis
 from broker.cut import Cut, Open, Page
 from broker.documents import read_json
 from broker.errors import Malformed, Refused
-from broker.fence import Fence
+from broker.fence import Fence, Mark
 from broker.keys import GENERATORS, LEARNER, Keys
 from broker.schema import Kind, Ticket, encode_ticket
 from broker.scripts import DEAD_LETTER, LOCATE
@@ -98,11 +98,14 @@ class Ledger:
         self.fence = fence or Fence(client, keys)
 
     @contextmanager
-    def transaction(self) -> Iterator[Any]:
-        """One MULTI, exactly once. Raises `Fenced` if another learner has taken over, `Behind` if Redis lost data."""
+    def transaction(self, known: Mark | None = None) -> Iterator[Any]:
+        """One MULTI, exactly once. Raises `Fenced` if another learner has taken over, `Behind` if Redis lost data.
+
+        `known`: see `Fence.execute`.
+        """
         pipe: Any = self._client.pipeline(transaction=True)  # only collects: the fence executes
         yield pipe
-        self.fence.execute(pipe.command_stack)
+        self.fence.execute(pipe.command_stack, known)
 
     def issue(self, pipe: Any, tickets: Iterable[Ticket]) -> None:
         """Add tickets to the stream and to the books."""

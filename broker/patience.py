@@ -18,14 +18,9 @@ import tenacity
 T = TypeVar("T")
 
 SHORTEST, LONGEST = 0.05, 1.0  # seconds between two attempts
-PASSING = (
-    "LOADING",
-    "MASTERDOWN",
-    "READONLY",
-    "MISCONF",
-    "TRYAGAIN",
-    "OOM",
-)  # said by a server that will be well again
+# Said by a server that will be well again, or is no longer the one to ask.
+ELSEWHERE = ("READONLY", "MASTERDOWN", "UNBLOCKED")
+PASSING = (*ELSEWHERE, "LOADING", "MISCONF", "TRYAGAIN", "OOM", "NOREPLICAS", "BUSY ")
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +34,11 @@ def passing(error: BaseException) -> bool:
     return isinstance(error, redis.ResponseError) and (
         isinstance(error, redis.exceptions.OutOfMemoryError) or str(error).startswith(PASSING)
     )
+
+
+def elsewhere(error: BaseException) -> bool:
+    """The connection leads to a server that has been demoted: a new one may lead to its successor."""
+    return isinstance(error, redis.ReadOnlyError) or str(error).startswith(ELSEWHERE)
 
 
 def _nobody(missed: bool) -> None:

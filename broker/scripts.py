@@ -50,7 +50,7 @@ if dropped > 0 then redis.call('INCRBY', KEYS[2], dropped) end
 # Forget consumers that have been silent for long and owe nothing. DELCONSUMER alone would destroy what they owe.
 FORGET = """
 local forgotten = 0
-for _, pairs in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+for _, pairs in ipairs(redis.pcall('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do  -- no stream, no consumers
   local consumer = {}
   for i = 1, #pairs, 2 do consumer[pairs[i]] = pairs[i + 1] end
   if consumer.pending == 0 and consumer.idle > tonumber(ARGV[2]) then

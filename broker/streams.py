@@ -87,6 +87,10 @@ class RolloutStream:
             return []
         return self._arrivals(reply)
 
+    def close(self) -> None:
+        """Close the connection that blocks."""
+        self._blocking.close()
+
     def holds(self, kind: Kind, entry_id: bytes) -> bool:
         """The entry is still there."""
         return bool(self._client.xrange(self._keys.rollouts(kind), entry_id, entry_id))

@@ -76,7 +76,7 @@ class TicketStream:
             return []
 
     def _claim(self, free: int, held: Sequence[Claim], block: float) -> list[Claim]:
-        claims = self._unheard(free, held)
+        claims = self._unheard(held)
         claims += self._reclaim(free - len(claims), [*held, *claims])
         for kind in KINDS:
             if len(claims) < free:
@@ -92,8 +92,8 @@ class TicketStream:
             self.give_back(extra)
         return claims[:free]
 
-    def _unheard(self, free: int, held: Sequence[Claim]) -> list[Claim]:
-        """After the connection broke: what was delivered to us in a reply that never came."""
+    def _unheard(self, held: Sequence[Claim]) -> list[Claim]:
+        """After the connection broke: what was delivered to us in replies that never came, however many they were."""
         connections, known = self.patience.connections, {claim.entry_id for claim in held}
         if connections == self._connections:
             return []
@@ -102,7 +102,7 @@ class TicketStream:
             stream = self._keys.tickets(kind)
             mine: Any = self._client.xpending_range(stream, GENERATORS, "-", "+", 1000, consumername=self.consumer)
             for entry in mine:
-                if entry["message_id"] not in known and len(claims) < free:
+                if entry["message_id"] not in known:
                     found: Any = self._client.xrange(stream, entry["message_id"], entry["message_id"])
                     claims += self._decode(kind, found, entry["times_delivered"])
         self._connections = connections

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from functools import partial
 from pathlib import Path
@@ -106,6 +107,10 @@ def finish(recipe: ProcessRecipe, metrics: LearnerMetrics) -> bool:
         structlog.get_logger("learner").warning(
             "the run is taken up again from its newest checkpoint", because=str(loss)
         )
+        learner.close()
+        del learner
+        gc.collect()  # a learner holds itself in cycles: its weights must be gone before the next one loads its own
+        torch.cuda.empty_cache()
         return False
     final = RunFolder.of(recipe.run).model
     fill_version(learner.trainer.model, Path(recipe.run.model), final, learner.trainer.snapshot())

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from broker.cut import Cut, Page
+from broker.errors import Behind
 from broker.ledger import Entry, Ledger, Verdict
 from broker.policy import PolicyStore
 from broker.schema import Ticket
@@ -104,9 +105,9 @@ class Dispatch:
             self.issued = self.ledger.count("issued")
             self.trained = self.ledger.count("trained") + len(since)
             self.in_play = {t: m for t, m in self.ledger.unsettled().items() if t not in since or t in held}
-            self.taken = set(held)
+            self.taken, self.entry_ids, self.cuts = set(held), {}, {}
             if self.journal:
-                self.cuts = {self.journal[-1].step: self.ledger.cut()}
+                self.cuts = {self.journal[-1].step: self._cut()}
 
     def refill(self) -> None:
         """Issue what credit is free: after a restart, or when the number of steps was raised."""
@@ -189,6 +190,8 @@ class Dispatch:
     def commit(self, step: int, version: int, batch: Sequence[str], *, publish: bool) -> None:
         """One MULTI: the journal entry and, when publishing (weights are uploaded), pointer, freed credit, tickets."""
         with self.lock:
+            if publish:
+                self.ledger.fence.check()  # before the number counts as used
             entry = Entry(step, version, publish, tuple(batch))
             freed = [*self._unpublished(), *batch] if publish else []
             previous = self.version
@@ -211,7 +214,24 @@ class Dispatch:
             if publish:
                 self._issued(tickets)
                 self.cuts = {number: cut for number, cut in self.cuts.items() if number == self.kept}
-                self.cuts[step] = self.ledger.cut()
+                self.cuts[step] = self._cut()
+
+    def _cut(self) -> Cut:
+        """Of the commit just made, or of a later one of the evaluations' books. Raises `Behind`."""
+        commits = self.ledger.fence.mark.commits
+        cut = self.ledger.cut()
+        if cut.mark.commits < commits:
+            raise Behind("Redis has lost what it had just acknowledged")
+        return cut
+
+    def named_versions(self) -> set[int]:
+        """What open tickets of the cuts ask for: a checkpoint that may be made of one needs these versions."""
+        with self.lock:
+            named = set[int]()
+            for step, cut in self.cuts.items():
+                trained = [t for entry in self.journal if entry.step <= step for t in entry.tickets]
+                named |= cut.trained(trained, 0).named_versions()
+            return named
 
     def keep_cut(self, step: int) -> None:
         """The books as of this step, the newest committed or about to be, will be asked for: others come and go."""
@@ -227,10 +247,14 @@ class Dispatch:
             raise ValueError("a checkpoint ends with a published step")
         with self.lock:
             settled = [(entry_ids[t], t) for entry in entries for t in entry.tickets]
+            again = {self.entry_ids[t] for _, t in settled if t in self.entry_ids} - {entry for entry, _ in settled}
             with self.ledger.transaction() as pipe:
                 self.ledger.settle(pipe, settled, "trained")
+                for entry_id in again:  # adopted while the checkpoint was being written
+                    self.ledger.discard(pipe, entry_id)
                 self.ledger.make_final(pipe, len(entries), sequence)
             self.journal = self.journal[len(entries) :]
+            self.cuts = {step: cut.trained([t for _, t in settled], sequence) for step, cut in self.cuts.items()}
             for _, ticket_id in settled:
                 self.entry_ids.pop(ticket_id, None)
 

@@ -29,11 +29,6 @@ from consumer.trainer import Trainer
 from monitoring.metrics import LearnerMetrics
 
 
-def named_versions(cut: Cut) -> frozenset[int]:
-    """The policy versions that open tickets name."""
-    return frozenset(opened.min_policy_version for page in cut.pages.values() for opened in page.unsettled.values())
-
-
 @dataclass
 class Durability:
     """The checkpoints of one learner. All methods are the training thread's."""
@@ -49,7 +44,6 @@ class Durability:
     durable: int = 0  # step of the newest one on disk
     write: Callable[..., object] = checkpoint.write
     named: frozenset[int] = frozenset()  # versions that open tickets of the newest one on disk name
-    resumed_from: int | None = None  # the step of the last named rollback
     retry_at: float | None = None  # on `clock`, after one that failed
     thread: Background = field(default_factory=lambda: Background("checkpoints"))
     log: structlog.stdlib.BoundLogger = field(default_factory=lambda: structlog.get_logger("learner"))
@@ -61,8 +55,7 @@ class Durability:
     def resumed(self, found: checkpoint.Checkpoint) -> None:
         """The learner stands on this durable checkpoint."""
         self.begun = self.durable = found.step
-        self.named = named_versions(found.cut)
-        self.resumed_from = found.document.get("resumed_from")
+        self.named = found.cut.trained(found.document["entry_ids"], 0).named_versions()
 
     @property
     def due(self) -> bool:
@@ -75,6 +68,12 @@ class Durability:
     def overdue(self) -> bool:
         """No further step may be taken before a checkpoint is durable."""
         return self.at.step - self.durable >= 2 * self.recipe.learner.checkpoint_every and not self.at.steps_at_version
+
+    @property
+    def at_the_end_of_memory(self) -> bool:
+        """More steps are without a durable checkpoint than a hesitation of the collapse guard explains."""
+        settings = self.recipe.learner
+        return self.at.step - self.durable >= 2 * settings.checkpoint_every + settings.guard_steps
 
     def begin(self, published: Callable[[], object]) -> None:
         """Copy the state as it is now and write it on the thread, after `published` (a wait for its version)."""
@@ -124,14 +123,13 @@ class Durability:
             return
         reached("checkpoint.durable")
         self.retry_at = None
-        self.at.sequence, self.durable, self.named = sequence, step, named_versions(cut)
+        self.at.sequence, self.durable, self.named = sequence, step, cut.trained(ids, sequence).named_versions()
         self.dispatch.make_final(entries, sequence, ids)
         reached("checkpoint.final")
 
     def _document(self, entries: list[Entry], ids: dict[str, bytes], sequence: int, cut: Cut) -> dict[str, Any]:
         return {
             "cut": cut.encode(),
-            "resumed_from": self.resumed_from,
             "version": entries[-1].version if entries else self.at.version,
             "sequence": sequence,
             "entries": [entry.encode() for entry in entries],

@@ -31,6 +31,7 @@ class Evaluation:
     policy_version: int
     label: str
     tickets: frozenset[str]
+    minimum: int  # the lowest version that a ticket of it asks for
     arrived: dict[str, tuple[bytes, RolloutGroup | None]] = field(default_factory=dict)
 
     @property
@@ -70,18 +71,20 @@ class Evaluator:
         self.running: dict[tuple[int, str], Evaluation] = {}
 
     def resume(self) -> None:
-        """Take up the evaluations whose tickets are still unsettled."""
-        for ticket_id in self.ledger.unsettled():
+        """Take up the evaluations whose tickets are still unsettled, and no others."""
+        self.running = {}
+        for ticket_id, minimum in self.ledger.unsettled().items():
             version, label, _ = ticket_id[1:].split("-")
             key = (int(version), label)
             known = self.running.get(key)
             tickets = (known.tickets if known else frozenset()) | {ticket_id}
-            self.running[key] = Evaluation(int(version), label, tickets)
+            lowest = min(minimum, known.minimum) if known else minimum
+            self.running[key] = Evaluation(int(version), label, tickets, lowest)
 
-    def ticket(self, ticket_id: str) -> Ticket:
+    def ticket(self, ticket_id: str, min_policy_version: int) -> Ticket:
         """The ticket of that id, the same whenever it is issued."""
-        version, _, number = ticket_id[1:].split("-")
-        return Ticket(ticket_id, int(number), seed_of(self._seed, int(number)), int(version), "eval")
+        number = int(ticket_id.rpartition("-")[2])
+        return Ticket(ticket_id, number, seed_of(self._seed, number), min_policy_version, "eval")
 
     def start(self, version: int, label: str) -> bool:
         """Issue an evaluation unless this one was issued before, or is one too many; True if it was issued."""
@@ -91,12 +94,12 @@ class Evaluator:
         if label == "periodic" and len(self.running) >= AT_ONCE:
             log.warning("an evaluation is left out, earlier ones are still under way", version=version)
             return False
-        tickets = [self.ticket(eval_id(version, label, n)) for n in range(self._problems)]
+        tickets = [self.ticket(eval_id(version, label, n), version) for n in range(self._problems)]
         with self.ledger.transaction() as pipe:
             self.ledger.mark(pipe, mark, "issued")
             self.ledger.issue(pipe, tickets)
         ids = frozenset(t.ticket_id for t in tickets)
-        self.running[version, label] = Evaluation(version, label, ids)
+        self.running[version, label] = Evaluation(version, label, ids, version)
         return True
 
     def add(self, arrival: Arrival) -> None:

@@ -36,29 +36,25 @@ class CollapseGuard:
     """Every step that is taken, or repeated after a restart, is shown to it in order."""
 
     settings: LearnerSettings
-    streaks: dict[str, int] = field(default_factory=dict)  # complaint → steps in a row
-    last: dict[str, float] = field(default_factory=dict)  # complaint → the figure of the newest step
+    uneasy: int = 0  # steps in a row that were out of range; meanwhile the newest checkpoint must stay a good one
+    complaints: set[str] = field(default_factory=set)  # of all these steps
+    last: dict[str, float] = field(default_factory=dict)  # complaint → the figure, of the newest of them
 
     def look(self, figures: Figures) -> None:
         """A step was taken."""
         if not self.settings.guard_steps:
             return
-        out = self._out_of_range(figures)
-        self.streaks = {complaint: self.streaks.get(complaint, 0) + 1 for complaint in out}
-        self.last = dict(out)
-
-    @property
-    def uneasy(self) -> int:
-        """Steps in a row that were out of range; meanwhile the newest checkpoint must stay that of a good one."""
-        return max(self.streaks.values(), default=0)
+        self.last = dict(self._out_of_range(figures))
+        self.uneasy = self.uneasy + 1 if self.last else 0
+        self.complaints = {*self.complaints, *self.last} if self.last else set()
 
     @property
     def verdict(self) -> str:
         """Why the run should end, in words; '' if it should not."""
-        for complaint, steps in self.streaks.items():
-            if steps >= self.settings.guard_steps:
-                return f"{complaint} for {steps} steps in a row (now {self.last[complaint]:.3g})"
-        return ""
+        if not self.settings.guard_steps or self.uneasy < self.settings.guard_steps:
+            return ""
+        now = ", ".join(f"{figure:.3g}" for figure in self.last.values())
+        return f"{' or '.join(sorted(self.complaints))} for {self.uneasy} steps in a row (now {now})"
 
     def collapse(self, step: int, good: int, checkpoints: Path) -> Refused:
         """What ends the run at `step`, and how it can go on from the checkpoint of the step `good`."""

@@ -118,6 +118,11 @@ class Learner:
             self.durability.thread.close()
         return outcome
 
+    def close(self) -> None:
+        """Leave Redis."""
+        self.client.close()
+        self.rollouts.close()
+
     def _train(self, batch: list[Held]) -> None:
         started = time.perf_counter()
         self.dispatch.take(batch)
@@ -170,8 +175,8 @@ class Learner:
     def _stay_durable(self) -> None:
         """Begin a checkpoint when one is due; wait for it where too much would hang on it."""
         self.durability.thread.check()
-        if self.trainer.guard.uneasy:
-            return  # for guard_steps at most: the newest checkpoint stays that of a good step, to go on from
+        if self.trainer.guard.uneasy and not self.durability.at_the_end_of_memory:
+            return  # the newest checkpoint stays that of a good step, to go on from
         if self.durability.due:
             with self.metrics.phase("checkpoint"):
                 self.durability.begin(self.publisher.barrier())
@@ -244,8 +249,9 @@ class Learner:
             return set()
         return {
             *self.durability.named,
+            *self.dispatch.named_versions(),
             *self.dispatch.waiting().values(),
-            *(version for version, _ in list(self.evaluator.running)),
+            *(evaluation.minimum for evaluation in list(self.evaluator.running.values())),
         }
 
     def _drain_evaluations(self) -> None:

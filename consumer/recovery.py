@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from broker.cut import Cut
 from broker.errors import Malformed, Refused
 from broker.ledger import Entry
 from broker.points import reached
@@ -26,10 +27,13 @@ from consumer.checkpoint import Checkpoint
 from consumer.dispatch import Dispatch
 from consumer.durability import Durability
 from consumer.evaluation import Evaluator
+from consumer.guard import CollapseGuard
 from consumer.position import Position
 from consumer.settings import LearnerRecipe
 from consumer.trainer import Trainer
 from monitoring.metrics import LearnerMetrics
+
+ROLLED_BACK = "rolled_back_to"  # in the books: the step of the last rollback, which is done once
 
 
 class Gone(Exception):
@@ -72,16 +76,14 @@ class Recovery:
             return self._go_back(found)
         here, there = self.dispatch.ledger.fence.mark.commits, found.cut.mark.commits
         if here < there or not issued:
-            return self._rebuild(
-                found, f"Redis holds {here} of at least {there} commits", self.recipe.run.deterministic
-            )
+            return self._rebuild(found, f"Redis holds {here} of at least {there} commits")
         self._finish(found)
         reached("recovery.loaded")
         try:
             pending = self._replay()
         except Gone as gone:
             self._load(found)
-            return self._rebuild(found, str(gone), self.recipe.run.deterministic)
+            return self._rebuild(found, str(gone))
         self._mend()
         self.dispatch.refill()
         return pending
@@ -91,15 +93,17 @@ class Recovery:
         step = self.recipe.learner.resume
         if step == "auto":
             return checkpoint.newest(self._folder), False
+        if self.dispatch.ledger.books().get(ROLLED_BACK) == str(step) or self._descends_from(step):
+            return checkpoint.newest(self._folder), False
+        return checkpoint.named(self._folder, step), True
+
+    def _descends_from(self, step: int) -> bool:
+        """The newest checkpoint was written after a rollback to `step`: for where Redis has forgotten it."""
         try:
             newest = checkpoint.newest(self._folder)
         except Refused:  # damaged: which may be why an older one is named
-            newest = None
-        if newest is not None and step == newest.document.get("resumed_from"):
-            return newest, False
-        found = checkpoint.named(self._folder, step)
-        ahead = self.dispatch.ledger.count("sequence") > found.document["sequence"]
-        return found, ahead or newest is None or newest.step > step
+            return False
+        return newest is not None and newest.cut.pages["train"].counters.get(ROLLED_BACK) == str(step)
 
     def _begin(self) -> None:
         """Checkpoint 0 first: from the first ticket on there is something to repeat from."""
@@ -116,6 +120,7 @@ class Recovery:
         self.at.step, self.at.version, self.at.steps_at_version = found.step, found.document["version"], 0
         self.at.sequence = found.document["sequence"]
         self.durability.resumed(found)
+        self.trainer.guard = CollapseGuard(self.recipe.learner)
 
     def _finish(self, found: Checkpoint) -> None:
         """Finish the settlement that the checkpoint owes. Raises `Refused` if it is not one of these books."""
@@ -160,7 +165,7 @@ class Recovery:
             whole = True
         except (FileNotFoundError, Malformed):
             whole = False
-        if self.recipe.run.deterministic:  # every number comes back with the same weights
+        if self._repeatable:
             if not whole and not self.at.steps_at_version:
                 self._upload(newest)
         elif not whole or self.policy.used() > newest:
@@ -174,25 +179,25 @@ class Recovery:
     def _go_back(self, found: Checkpoint) -> list[Arrival]:
         """The rollback somebody asked for by naming an older checkpoint."""
         aside = checkpoint.abandon(self._folder, found.step)
-        self.durability.resumed_from = found.step
         self.log.warning("newer checkpoints are set aside", now=[folder.name for folder in aside])
-        return self._rebuild(found, "a rollback was asked for", same_numbers=False)
+        return self._rebuild(found, "a rollback was asked for", back=True)
 
-    def _rebuild(self, found: Checkpoint, why: str, same_numbers: bool) -> list[Arrival]:
+    def _rebuild(self, found: Checkpoint, why: str, back: bool = False) -> list[Arrival]:
         """Books, streams and pointer as the checkpoint knows them, in one MULTI; what came after is done anew."""
         cut = found.cut.trained([t for e in _entries(found) for t in e.tickets], self.at.sequence)
-        train, evaluations = self.dispatch.ledger, self.evaluator.ledger
-        train.fence.take_over(cut.mark)
-        if not same_numbers:
+        if back or not self._repeatable:
             self.at.version = self._unused(self.at.version)
+        renumbered = self.at.version != found.document["version"]
+        if renumbered:
+            cut = cut.reopened(self.at.version)
         self._upload(self.at.version)
         reached("recovery.rebuilding")
-        with train.transaction() as pipe:
-            train.rewrite(pipe, cut.pages["train"], self.dispatch.tickets(cut.pages["train"]))
-            train.mark(pipe, "policy_version", str(self.at.version))
-            page = cut.pages["eval"]
-            evaluations.rewrite(pipe, page, [self.evaluator.ticket(t) for t in page.unsettled])
-            self.policy.point(pipe, self.at.version)
+        with self.dispatch.ledger.transaction(known=cut.mark) as pipe:
+            self._rewrite(pipe, cut)
+            if renumbered:  # else the next restart would count on from the old number
+                self.dispatch.ledger.journal(pipe, Entry(self.at.step, self.at.version, True, ()))
+            if back:
+                self.dispatch.ledger.mark(pipe, ROLLED_BACK, str(found.step))
         reached("recovery.rebuilt")
         self.dispatch.resume(self.at.version)
         self.evaluator.resume()
@@ -200,6 +205,20 @@ class Recovery:
         self.metrics.rebuilds.inc()
         self.log.warning("taken up from a checkpoint", step=found.step, version=self.at.version, because=why)
         return []
+
+    def _rewrite(self, pipe: Any, cut: Cut) -> None:
+        train, evaluations = cut.pages["train"], cut.pages["eval"]
+        self.dispatch.ledger.rewrite(pipe, train, self.dispatch.tickets(train))
+        self.dispatch.ledger.mark(pipe, "policy_version", str(self.at.version))
+        tickets = [self.evaluator.ticket(t, o.min_policy_version) for t, o in evaluations.unsettled.items()]
+        self.evaluator.ledger.rewrite(pipe, evaluations, tickets)
+        self.policy.point(pipe, self.at.version)
+
+    @property
+    def _repeatable(self) -> bool:
+        """Every number would come back with the very same weights: so it may come back."""
+        strict = self.recipe.learner.order == "strict" and self.recipe.run.deterministic
+        return strict and self.trainer.model.device.type == "cpu"
 
     def _unused(self, version: int) -> int:
         """`version` if nobody has seen a higher number, else the first that nobody has seen."""

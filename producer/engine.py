@@ -14,10 +14,10 @@ from broker.schema import Floats, Ints, VersionSpan
 
 
 class Unsampled(Exception):
-    """The engine has not answered, by its own fault or the ticket's; `hung`: not within the time it has."""
+    """The engine has not answered: not within the time it has (`hung`), or it was not even asked (`asked`)."""
 
-    def __init__(self, reason: str, *, hung: bool = False) -> None:
-        self.hung = hung
+    def __init__(self, reason: str, *, hung: bool = False, asked: bool = True) -> None:
+        self.hung, self.asked = hung, asked
         super().__init__(reason)
 
 

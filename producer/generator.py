@@ -59,7 +59,7 @@ class Generator:
     log: structlog.stdlib.BoundLogger = field(default_factory=lambda: structlog.get_logger("generator"))
 
     def __post_init__(self) -> None:
-        self.keeper = EngineKeeper(self.engine, self._pause)
+        self.keeper = EngineKeeper(self.engine, self._pause, self.stopping.is_set)
         parts = (self.policy, self.engine, self.keeper, self.metrics)
         self.refresher = Refresher(self.name, *parts, self._pause, self._say)
 
@@ -167,7 +167,7 @@ class Generator:
             if not isinstance(error, Unsampled):
                 raise error  # a verifier pool or Redis is broken, not an engine that can be started again
             self.keeper.failed(error, hung=error.hung)
-            await asyncio.to_thread(self.tickets.give_back, claim, failed=True)
+            await asyncio.to_thread(self.tickets.give_back, claim, failed=error.asked)
             self.metrics.tickets.labels(event="failed").inc()
         except Exception as last:
             self.failure = self.failure or last

@@ -23,9 +23,14 @@ log = structlog.get_logger("generator")
 class EngineKeeper:
     """Of one engine, which somebody else has started for the first time."""
 
-    def __init__(self, engine: Engine, pause: Callable[[float], Awaitable[object]]) -> None:
-        """`pause` waits that many seconds, or less when the generator is to stop."""
-        self._engine, self._pause = engine, pause
+    def __init__(
+        self,
+        engine: Engine,
+        pause: Callable[[float], Awaitable[object]],
+        leaving: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`pause` waits that many seconds, or less when the generator is `leaving`."""
+        self._engine, self._pause, self._leaving = engine, pause, leaving
         self._died = asyncio.Event()
         self.failures = 0
         self.restarts = 0
@@ -51,14 +56,26 @@ class EngineKeeper:
             self._died.set()
 
     async def run(self, started: Callable[[], Awaitable[None]]) -> None:
-        """Start it again whenever it has died, then call `started`; for ever. Raises what a start raises."""
+        """Start it again whenever it has died, then call `started`; for ever. Raises when no start succeeds."""
         while True:
             await self._died.wait()
-            await self._engine.stop()
             await self._pause(min(LONGEST_PAUSE, 2.0 ** (self.failures - 1)))
+            if self._leaving():
+                await asyncio.Event().wait()  # until we are cancelled: nobody needs an engine any more
             began = time.perf_counter()
-            await self._engine.start()
+            try:
+                await self._engine.stop()
+                await self._engine.start()
+            except Exception as error:  # its memory may not be free yet, for one
+                self._again(error)
+                continue
             self.restarts += 1
             self._died.clear()
             log.info("the engine is up again", seconds=round(time.perf_counter() - began, 1))
             await started()
+
+    def _again(self, error: Exception) -> None:
+        self.failures += 1
+        log.warning("the engine could not be started", error=str(error)[:300], in_a_row=self.failures)
+        if self.failures > MAX_FAILURES:
+            raise RuntimeError(f"the engine could not be started {MAX_FAILURES} times in a row") from error

@@ -10,9 +10,9 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+import redis
 import structlog
 
-from broker.errors import Malformed
 from broker.points import reached
 from broker.policy import PolicyStore
 from monitoring.metrics import GeneratorMetrics
@@ -65,7 +65,9 @@ class Refresher:
             folder = await asyncio.to_thread(self._policy.open, version)
             reached("generator.opened")
             await self._engine.refresh(folder, version)
-        except (Malformed, OSError, ValueError, RuntimeError, TimeoutError) as error:
+        except redis.RedisError:
+            raise  # patience is at its end
+        except Exception as error:  # whatever a library raises: counted, and the engine is asked whether it lives
             self._metrics.refresh_failures.inc()
             log.warning("refresh failed, the old weights go on", version=version, error=str(error)[:300])
             if not self._engine.alive:
@@ -102,4 +104,4 @@ class Refresher:
 
     def _must_live(self) -> None:
         if not self._keeper.ready:
-            raise Unsampled("the engine has died")
+            raise Unsampled("the engine has died", asked=False)

@@ -127,8 +127,9 @@ class VllmEngine:
 
     async def stop(self) -> None:
         """End vLLM's child processes; requests in flight end with an error."""
-        if self._llm is not None:
-            self._llm.shutdown(timeout=STOP_SECONDS)  # vLLM's own 5 s leave shared memory behind on a busy machine
+        async with self._refreshing:  # which ends by an error if the engine has died
+            if self._llm is not None:
+                self._llm.shutdown(timeout=STOP_SECONDS)  # vLLM's own 5 s leave shared memory on a busy machine
             self._llm, self._version, self._lost = None, -1, False
 
     @asynccontextmanager

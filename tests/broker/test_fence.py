@@ -100,11 +100,15 @@ def test_a_takeover_counts_on_from_what_is_certain(redis: redis_library.Redis, k
     count(old, 4)
     redis.flushall()
     new = Ledger(redis, keys)
-    new.fence.take_over(Mark(old.fence.mark.epoch, "somebody", 4))
-    assert (new.fence.mark.epoch, new.fence.mark.commits) == (old.fence.mark.epoch + 1, 4)
+    new.fence.take_over()
+    assert new.fence.found().commits == 0, "what is missing is missing until it is given back"
+    with new.transaction(known=Mark(old.fence.mark.epoch, "somebody", 4)) as pipe:
+        pipe.hset("counter", "commits", 4)
+    assert (new.fence.mark.epoch, new.fence.mark.commits) == (old.fence.mark.epoch + 1, 5)
     with pytest.raises(Fenced):
         count(old)
     count(new)
+    assert redis.hget("counter", "commits") == b"5"
 
 
 def test_nobody_writes_without_having_taken_over(redis: redis_library.Redis, keys: Keys) -> None:
