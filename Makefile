@@ -24,7 +24,7 @@ export TOKENIZERS_PARALLELISM := false
 
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help install lint format type test test-fast demo up stop broker acl producer consumer monitoring ledger dead-letters crash-matrix bench fuzz lock clean FORCE
+.PHONY: help install lint format type test test-fast demo up stop broker acl producer consumer monitoring exporter ledger dead-letters crash-matrix bench fuzz lock clean FORCE
 
 help:
 	@echo 'make VERB [RECIPE=recipes/demo.toml] [DEVICE=cpu|cuda] [PYTHON=python3.11] [ARGS="…"]'
@@ -53,6 +53,9 @@ consumer: $(RUNTIME) ## run the learner of RECIPE
 
 monitoring: $(RUNTIME) ## watch the run of RECIPE in this terminal
 	@exec $(PY) -m monitoring.top $(RECIPE) $(ARGS)
+
+exporter: $(RUNTIME) ## serve the books of the run of RECIPE as Prometheus metrics (`make up` does it by itself)
+	@exec $(PY) -m monitoring.exporter $(RECIPE) $(ARGS)
 
 crash-matrix: $(DEV) ## kill every process at every labelled point and write benchmarks/crash-matrix.md (20 minutes)
 	@exec $(PY) -m tests.system.crash_matrix $(ARGS)

@@ -24,12 +24,13 @@ from broker.ledger import Entry, Ledger
 from broker.patience import Patience
 from broker.policy import PolicyStore
 from broker.roles import ROLES, Role, rules
-from broker.schema import KINDS, TaskCard
+from broker.schema import TaskCard
 from broker.settings import BrokerSettings
 from broker.streams import Arrival, RolloutStream, TicketStream, create_groups
 from consumer.buffer import Held
 from consumer.dispatch import Dispatch
 from consumer.evaluation import Evaluator
+from monitoring.reading import Reading
 from tests.broker.test_streams import LEASE, age, group_of
 from tests.consumer.desk import FLOW
 
@@ -265,7 +266,7 @@ def test_a_learner_may_begin_its_run_anew_in_one_transaction(play: Play) -> None
 def test_a_monitor_sees_the_books_and_an_admin_mends_them(play: Play, clients: dict[str, Any]) -> None:
     monitor, admin, keys = clients["monitor"], clients["admin"], play.keys
     require(monitor)
-    assert all(Ledger(monitor, keys, kind).balance().balanced for kind in KINDS)
+    assert all(balance.balanced for balance in Reading.take(monitor, keys, 0.0).balances.values())
     monitor.xinfo_stream(keys.tickets("train"))
     monitor.xinfo_groups(keys.tickets("train"))
     monitor.memory_usage(keys.tickets("train"))
