@@ -63,7 +63,7 @@ crash-matrix: $(DEV) ## kill every process at every labelled point and write ben
 ledger: $(RUNTIME) ## show the books of the run of RECIPE: every ticket and what became of it
 	@exec $(PY) -m monitoring.books $(RECIPE) $(ARGS)
 
-dead-letters: $(RUNTIME) ## list what failed in the run of RECIPE or could not be read, and why (ARGS="--json")
+dead-letters: $(RUNTIME) ## list what failed in the run of RECIPE or could not be read, and why; issue it again (ARGS="--requeue all")
 	@exec $(PY) -m monitoring.dead_letters $(RECIPE) $(ARGS)
 
 test: $(DEV) ## all tests, those of the real vLLM engine included

@@ -434,6 +434,7 @@ class Books(Collector):
             [],
             {(): reading.dead_letters_dropped},
         )
+        yield _gauge("requeued_tickets", "Dead letters that wait to be issued again.", [], {(): reading.requests})
         yield _counter(
             "late_groups", "Groups published after another generator's, and dropped.", [], {(): reading.late}
         )

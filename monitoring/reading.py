@@ -35,6 +35,7 @@ class Reading:
     streams: Mapping[tuple[str, Kind], Stream]  # of `tickets` and `rollouts`
     dead_letters: int
     dead_letters_dropped: int
+    requests: int  # tickets that wait to be issued again
     policy_version: int | None  # the pointer's; None before the first publication
     late: int
     live_generators: int
@@ -46,13 +47,14 @@ class Reading:
         """As it is `now` (seconds since the epoch). Raises what Redis raises."""
         balances = {kind: Ledger(client, keys, kind).balance() for kind in KINDS}
         ages = {kind: 0.0 if b.oldest is None else max(0.0, now - b.oldest) for kind, b in balances.items()}
-        letters, dropped, version, late, generators, memory, streams = _figures(client, keys)
+        letters, dropped, requests, version, late, generators, memory, streams = _figures(client, keys)
         return Reading(
             balances=balances,
             ages=ages,
             streams=streams,
             dead_letters=letters,
             dead_letters_dropped=int(dropped or 0),
+            requests=requests,
             policy_version=None if version is None else int(version),
             late=int(late or 0),
             live_generators=alive(generators, now),
@@ -74,6 +76,7 @@ def _figures(client: redis.Redis, keys: Keys) -> list[Any]:
     with client.pipeline(transaction=False) as pipe:
         pipe.xlen(keys.dead_letters)
         pipe.get(keys.dead_letters_dropped)
+        pipe.llen(keys.requeue)
         pipe.get(keys.policy)
         pipe.get(keys.late)
         pipe.hgetall(keys.generators)
@@ -82,7 +85,7 @@ def _figures(client: redis.Redis, keys: Keys) -> list[Any]:
             pipe.xlen(stream)
             pipe.xpending(stream, group)
         found: list[Any] = [_known(reply) for reply in pipe.execute(raise_on_error=False)]
-    first, lengths, pending = found[:6], found[6::2], found[7::2]
+    first, lengths, pending = found[:7], found[7::2], found[8::2]
     streams = {
         (name, kind): Stream(length, summary["pending"])
         for (name, kind, _, _), length, summary in zip(names, lengths, pending, strict=True)

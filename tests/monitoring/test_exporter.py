@@ -76,6 +76,7 @@ def under_way(desk: Desk) -> Dispatch:
     dispatch.refuse(arrival, arrival.group.failed)  # its replacement waits, with those of the step
     desk.answer(*ids(3))
     assert not desk.publish(next(a.group for a in desk.rollouts.pending() if a.group is not None)), "a copy"
+    desk.client.rpush(desk.keys.requeue, *ids(2, 2))
     desk.client.hset(desk.keys.generators, mapping={"lives": str(ISSUED + 60), "is gone": str(ISSUED)})
     return dispatch
 
@@ -108,6 +109,7 @@ def test_a_run_that_balances_is_shown_as_it_is(desk: Desk, exporter: Exporter, l
     assert figure(exporter, "stream_pending_entries", stream="tickets", kind="eval") == 0
     assert figure(exporter, "dead_letters") == 1
     assert figure(exporter, "dead_letters_dropped_total") == 0
+    assert figure(exporter, "requeued_tickets") == 2
     assert figure(exporter, "policy_version") == 1
     assert figure(exporter, "late_groups_total") == 1
     assert figure(exporter, "live_generators") == 1
