@@ -24,13 +24,14 @@ from broker.ledger import Entry, Ledger
 from broker.patience import Patience
 from broker.policy import PolicyStore
 from broker.roles import ROLES, Role, rules
-from broker.schema import TaskCard
+from broker.schema import TaskCard, tombstone
 from broker.settings import BrokerSettings
 from broker.streams import Arrival, RolloutStream, TicketStream, create_groups
 from consumer.buffer import Held
 from consumer.dispatch import Dispatch
 from consumer.evaluation import Evaluator
 from monitoring.reading import Reading
+from monitoring.requeue import requeue
 from tests.broker.test_streams import LEASE, age, group_of
 from tests.consumer.desk import FLOW
 
@@ -277,6 +278,22 @@ def test_a_monitor_sees_the_books_and_an_admin_mends_them(play: Play, clients: d
     assert refusals(play.root) == []
 
 
+def test_an_admin_asks_for_a_problem_again_and_the_learner_issues_it(play: Play, clients: dict[str, Any]) -> None:
+    failed, other = play.stream("one").claim(2, block_seconds=0)
+    play.stream("one").publish(failed, tombstone(failed.ticket, "a fever"))
+    (arrival,) = play.rollouts.claim(10, 0.2)
+    play.dispatch.refuse(arrival, "a fever")
+    require(clients["admin"])
+    requeue(clients["admin"], play.keys, [failed.ticket.ticket_id])
+    assert clients["monitor"].llen(play.keys.requeue) == 1
+    play.stream("one").publish(other, tombstone(other.ticket, "a fever"))
+    (arrival,) = play.rollouts.claim(10, 0.2)
+    play.dispatch.refuse(arrival, "a fever")
+    assert list(play.dispatch.waiting())[-1] == "t0000000007r0000000000"
+    assert play.ledger.balance().balanced
+    assert refusals(play.root) == []
+
+
 # -- what they may not ------------------------------------------------------------------------------------------------
 
 K = Keys(RUN)
@@ -381,11 +398,21 @@ THE_GENERATOR_S: list[tuple[str, ...]] = [
     script("XADD", K.rollouts("train"), "*", "ticket_id", "t", "payload", "x"),
     script("SET", K.task_card, "{}"),
 ]
+THE_ADMIN_S: list[tuple[str, ...]] = [
+    ("RPUSH", K.requeue, "t0000000000"),
+    ("LSET", K.requeue, "0", "t0000000000"),
+    ("DEL", K.requeue),
+    ("XDEL", K.dead_letters, "0-1"),
+    script("RPUSH", K.requeue, "t0000000000"),
+]
 FORBIDDEN: list[tuple[Role, tuple[str, ...]]] = [
     *((role, command) for role in ROLES for command in SERVER),
     *((role, command) for role in ROLES if role != "admin" for command in PLAIN),
     *((role, command) for role in ("generator", "monitor") for command in THE_LEARNER_S),
     *((role, command) for role in ("learner", "monitor") for command in THE_GENERATOR_S),
+    *((role, command) for role in ROLES if role != "admin" for command in THE_ADMIN_S),
+    *((role, ("LTRIM", K.requeue, "1", "0")) for role in ("generator", "monitor")),
+    ("generator", ("LRANGE", K.requeue, "0", "0")),
 ]
 
 

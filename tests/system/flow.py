@@ -21,7 +21,8 @@ from broker.policy import PolicyStore
 from broker.schema import KINDS, Rollout, RolloutGroup, VersionSpan
 from broker.streams import Claim, RolloutStream, TicketStream, create_groups
 from consumer.buffer import Bound, Held, StalenessBuffer, Wait
-from consumer.dispatch import Dispatch, Flow
+from consumer.dispatch import Dispatch
+from consumer.tickets import Flow
 
 LEASE = 3600.0  # virtual seconds: real time is nothing beside it
 
