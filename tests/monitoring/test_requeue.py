@@ -5,19 +5,21 @@ What the learner makes of the list: tests/consumer/test_requeue.py.
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import pytest
 import redis as redis_library
 
+from broker.connection import connect
 from broker.embedded import EmbeddedServer
 from broker.errors import Refused
 from broker.keys import Keys
 from broker.ledger import Ledger
 from broker.schema import Ticket
+from broker.settings import BrokerSettings
 from monitoring.letters import letters
 from monitoring.requeue import requeue
+from tests.faults import Proxy, once
 from tests.monitoring.test_dead_letters import Bury, Look, bury, look
 
 __all__ = ["bury", "look"]  # fixtures
@@ -138,14 +140,18 @@ def test_a_redis_without_room_keeps_the_letter(redis: redis_library.Redis, keys:
 def test_two_who_ask_at_once_get_each_ticket_once(
     redis: redis_library.Redis, redis_server: EmbeddedServer, keys: Keys, bury: Bury
 ) -> None:
-    for number in range(8):
-        bury(f"t{number:010d}", "spans")
-    people = [threading.Thread(target=requeue, args=(redis, keys, ["all"])) for _ in range(8)]
-    for person in people:
-        person.start()
-    bury("t0000000008", "spans")  # and the learner writes
-    for person in people:
-        person.join()
-    requeue(redis, keys, ["all"])
-    assert listed(redis, keys) == [f"t{n:010d}" for n in range(9)]
+    """One has read the letters, and before he takes them somebody else does."""
+    bury(FIRST, "spans")
+    bury(SECOND, "spans")
+    takes = once(b"EXEC")
+
+    def overtake(request: bytes) -> bool:
+        if takes(request):
+            requeue(redis, keys, [FIRST])
+        return False
+
+    with Proxy(redis_server.port) as proxy, connect(BrokerSettings(), proxy.url) as slow:
+        proxy.before = overtake
+        assert requeue(slow, keys, ["all"])[0] == f"{SECOND}: its problem is issued again"
+    assert listed(redis, keys) == [FIRST, SECOND]
     assert kept(redis, keys) == []
