@@ -24,7 +24,7 @@ export TOKENIZERS_PARALLELISM := false
 
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help install lint format type test test-fast demo up stop broker acl producer consumer monitoring ledger dead-letters crash-matrix soak bench fuzz lock clean FORCE
+.PHONY: help install lint format type test test-fast demo up stop broker acl producer consumer monitoring exporter ledger dead-letters crash-matrix soak bench fuzz lock clean FORCE
 
 help:
 	@echo 'make VERB [RECIPE=recipes/demo.toml] [DEVICE=cpu|cuda] [PYTHON=python3.11] [ARGS="…"]'
@@ -54,6 +54,9 @@ consumer: $(RUNTIME) ## run the learner of RECIPE
 monitoring: $(RUNTIME) ## watch the run of RECIPE in this terminal
 	@exec $(PY) -m monitoring.top $(RECIPE) $(ARGS)
 
+exporter: $(RUNTIME) ## serve the books of the run of RECIPE as Prometheus metrics (`make up` does it by itself)
+	@exec $(PY) -m monitoring.exporter $(RECIPE) $(ARGS)
+
 crash-matrix: $(DEV) ## kill every process at every labelled point and write benchmarks/crash-matrix.md (20 minutes)
 	@exec $(PY) -m tests.system.crash_matrix $(ARGS)
 
@@ -63,7 +66,7 @@ soak: $(DEV) ## kill something every few seconds for MINUTES=10 and report memor
 ledger: $(RUNTIME) ## show the books of the run of RECIPE: every ticket and what became of it
 	@exec $(PY) -m monitoring.books $(RECIPE) $(ARGS)
 
-dead-letters: $(RUNTIME) ## list what failed in the run of RECIPE or could not be read, and why (ARGS="--json")
+dead-letters: $(RUNTIME) ## list what failed in the run of RECIPE or could not be read, and why; issue it again (ARGS="--requeue all")
 	@exec $(PY) -m monitoring.dead_letters $(RECIPE) $(ARGS)
 
 test: $(DEV) ## all tests, those of the real vLLM engine included

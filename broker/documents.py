@@ -51,9 +51,14 @@ def indexed_weights(folder: Path) -> list[str]:
     return sorted(set(names.values()))
 
 
+def alive(until: Mapping[bytes, bytes], now: float) -> int:
+    """How many generators have said that they live beyond `now`; what is no time counts as nobody."""
+    return sum(_time(value) > now for value in until.values())
+
+
 def anyone_alive(until: Mapping[bytes, bytes], now: float) -> bool:
-    """Whether a generator has said that it lives beyond `now`; what is no time counts as nobody."""
-    return any(_time(value) > now for value in until.values())
+    """Whether one has."""
+    return alive(until, now) > 0
 
 
 def _time(raw: bytes) -> float:

@@ -43,6 +43,11 @@ class Keys:
         """Counter of dead letters that gave way to newer ones."""
         return self._key("dead_letters_dropped")
 
+    @property
+    def requeue(self) -> str:
+        """List of ids of train tickets whose problems are to be issued again, oldest first: pushed by hand alone."""
+        return self._key("requeue")
+
     def unsettled(self, kind: str) -> str:
         """Hash ticket_id → min_policy_version of every ticket without a final verdict."""
         return self._key("unsettled", kind)

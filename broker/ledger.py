@@ -114,6 +114,16 @@ class Ledger:
             self._open(pipe, ticket, now)
             pipe.hincrby(self._books, "issued", 1)
 
+    def requests(self, count: int) -> list[str]:
+        """Ids of tickets whose problems somebody wants issued again (`make dead-letters`), at most `count`."""
+        raw: Any = self._client.lrange(self._keys.requeue, 0, count - 1)
+        return [request.decode("utf-8", "replace") for request in raw]
+
+    def meet(self, pipe: Any, count: int) -> None:
+        """So many of them, the oldest, are met. Others only add to the end, so these are the ones that were read."""
+        if count:
+            pipe.ltrim(self._keys.requeue, count, -1)
+
     def rewrite(self, pipe: Any, page: Page, tickets: Iterable[Ticket]) -> None:
         """Begin the books and streams of this kind anew from `page`, whose open tickets are `tickets`."""
         for stream, group in ((self._keys.tickets(self.kind), GENERATORS), (self._keys.rollouts(self.kind), LEARNER)):

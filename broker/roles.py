@@ -85,6 +85,7 @@ def learner(keys: Keys) -> list[Grant]:
         Grant(SCRIPTS, (keys.dead_letters, keys.dead_letters_dropped)),
         Grant(("xadd", "xlen", "xtrim"), (keys.dead_letters,)),
         Grant(("incrby",), (keys.dead_letters_dropped,)),
+        Grant(("lrange", "ltrim"), (keys.requeue,)),
         Grant(STATE, (*kept, *announced)),
         Grant(("get", "hgetall", "hlen", "exists"), (keys.generators, keys.task_card, keys.late), read_only=True),
     ]

@@ -61,18 +61,24 @@ end
 return forgotten
 """
 
-# Where every ticket is, without its payload: entries nobody has claimed, entries in a generator's hands, groups.
+# Where every ticket is, without its payload: entries nobody has claimed, entries in a generator's hands, groups. In
+# pages, because a reply of all groups at once takes as much of the server's memory again as they do.
 LOCATE = """
 local claimed = {}
 local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1], '-', '+', 1000000)
 for _, entry in ipairs(pending) do claimed[entry[1]] = true end
 local places = {{}, {}, {}}
 for at, stream in ipairs(KEYS) do
-  for _, entry in ipairs(redis.call('XRANGE', stream, '-', '+')) do
-    local place = places[at == 2 and 3 or claimed[entry[1]] and 2 or 1]
-    for i = 1, #entry[2], 2 do
-      if entry[2][i] == 'ticket_id' then place[#place + 1] = entry[2][i + 1] end
+  local from = '-'
+  while from do
+    local page = redis.call('XRANGE', stream, from, '+', 'COUNT', 16)
+    for _, entry in ipairs(page) do
+      local place = places[at == 2 and 3 or claimed[entry[1]] and 2 or 1]
+      for i = 1, #entry[2], 2 do
+        if entry[2][i] == 'ticket_id' then place[#place + 1] = entry[2][i + 1] end
+      end
     end
+    from = page[16] and '(' .. page[16][1]
   end
 end
 return places

@@ -26,7 +26,7 @@ from broker.policy import PolicyStore
 from broker.run_folder import RunFolder
 from broker.settings import redis_url
 from broker.streams import RolloutStream, create_groups
-from consumer.dispatch import Dispatch, Flow
+from consumer.dispatch import Dispatch
 from consumer.evaluation import Evaluator
 from consumer.inbox import CLAIM_SECONDS
 from consumer.learner import Learner
@@ -34,6 +34,7 @@ from consumer.memory import require_room
 from consumer.model import PolicyModel
 from consumer.record import StepTally
 from consumer.settings import LearnerRecipe
+from consumer.tickets import Flow
 from consumer.trainer import Trainer
 from monitoring.metrics import LearnerMetrics, serve
 from monitoring.settings import MonitoringSettings

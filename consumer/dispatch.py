@@ -10,60 +10,30 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from itertools import zip_longest
 from typing import Any
 
-import numpy as np
+import structlog
 
 from broker.cut import Cut, Page
-from broker.errors import Behind
+from broker.errors import Behind, Malformed
 from broker.ledger import Entry, Ledger, Verdict
 from broker.policy import PolicyStore
 from broker.schema import Ticket
 from broker.streams import Arrival
+from broker.ticket_id import TicketId
 from consumer.buffer import Held
+from consumer.tickets import Flow
 
-
-@lru_cache(maxsize=4)
-def _epoch(seed: int, epoch: int, problems: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    return np.random.default_rng([seed, epoch]).permutation(problems)
-
-
-def problem_of(seed: int, number: int, problems: int) -> int:
-    """The problem of the train ticket `number`: each problem once per epoch, shuffled by seed and epoch."""
-    return int(_epoch(seed, number // problems, problems)[number % problems])
-
-
-def seed_of(seed: int, number: int) -> int:
-    """The sampling seed of a ticket, a function of the run's seed and the ticket's number alone."""
-    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1)
-
-
-def ticket_id_of(number: int) -> str:
-    """Ids sort in order of issue."""
-    return f"t{number:010d}"
-
-
-def number_of(ticket_id: str) -> int:
-    """The reverse of `ticket_id_of`."""
-    return int(ticket_id[1:])
+log = structlog.get_logger("learner")
 
 
 @dataclass(frozen=True)
-class Flow:
-    """The numbers that govern the flow of train tickets."""
+class Issue:
+    """Tickets about to be issued, and how many requests in Redis are met, or cannot be, with them."""
 
-    capacity: int
-    groups_per_step: int
-    total_groups: int
-    problems: int
-    seed: int
-
-
-def ticket_of(flow: Flow, number: int, min_policy_version: int) -> Ticket:
-    """The train ticket `number`, the same whenever it is issued: from nothing but its number and the run's settings."""
-    problem = problem_of(flow.seed, number, flow.problems)
-    return Ticket(ticket_id_of(number), problem, seed_of(flow.seed, number), min_policy_version)
+    tickets: Sequence[Ticket]
+    requests: int
 
 
 @dataclass
@@ -88,12 +58,12 @@ class Dispatch:
         """First start: point to `version` (already uploaded) and issue the first tickets."""
         with self.lock:
             self.version = version
-            tickets = self._tickets(self._credit())
+            issue = self._next(self._credit())
             with self.ledger.transaction() as pipe:
                 self.policy.point(pipe, version)
                 self.ledger.mark(pipe, "policy_version", str(version))
-                self.ledger.issue(pipe, tickets)
-            self._issued(tickets)
+                self._issue(pipe, issue)
+            self._issued(issue)
 
     def resume(self, version: int) -> None:
         """Read the books as they stand after a restart; `version` is the pointer's."""
@@ -112,16 +82,16 @@ class Dispatch:
     def refill(self) -> None:
         """Issue what credit is free: after a restart, or when the number of steps was raised."""
         with self.lock:
-            tickets = self._tickets(self._credit())
-            if tickets:
+            issue = self._next(self._credit())
+            if issue.tickets:
                 with self.ledger.transaction() as pipe:
-                    self.ledger.issue(pipe, tickets)
-                self._issued(tickets)
+                    self._issue(pipe, issue)
+                self._issued(issue)
 
     def tickets(self, page: Page) -> list[Ticket]:
         """The open tickets of a page, as they were issued."""
         opened = page.unsettled.items()
-        return [ticket_of(self.flow, number_of(t), value.min_policy_version) for t, value in opened]
+        return [self.flow.ticket(t, value.min_policy_version) for t, value in opened]
 
     def entry_of(self, ticket_id: str) -> bytes | None:
         """The entry with the group of a ticket that was trained on and is not final."""
@@ -156,16 +126,16 @@ class Dispatch:
             return
         with self.lock:
             gone = [held.group.ticket_id for held, _ in verdicts]
-            tickets = self._tickets(self._credit(freed=gone))
+            issue = self._next(self._credit(freed=gone))
             with self.ledger.transaction() as pipe:
                 for held, verdict in verdicts:
                     self.ledger.settle(pipe, [(held.entry_id, held.group.ticket_id)], verdict)
                     if verdict == "failed":
                         self.ledger.dead_letter(pipe, held.group.ticket_id, held.group.failed, b"")
-                self.ledger.issue(pipe, tickets)
+                self._issue(pipe, issue)
             for ticket_id in gone:
                 del self.in_play[ticket_id]
-            self._issued(tickets)
+            self._issued(issue)
 
     def refuse(self, arrival: Arrival, reason: str) -> None:
         """The answer to a ticket cannot be read: dead letter; the ticket, if it is open, is settled as failed."""
@@ -173,13 +143,13 @@ class Dispatch:
             if not self.expects(arrival.ticket_id):
                 self.discard(arrival, reason)
                 return
-            tickets = self._tickets(self._credit(freed=[arrival.ticket_id]))
+            issue = self._next(self._credit(freed=[arrival.ticket_id]))
             with self.ledger.transaction() as pipe:
                 self.ledger.dead_letter(pipe, arrival.ticket_id, reason, arrival.payload)
                 self.ledger.settle(pipe, [(arrival.entry_id, arrival.ticket_id)], "failed")
-                self.ledger.issue(pipe, tickets)
+                self._issue(pipe, issue)
             del self.in_play[arrival.ticket_id]
-            self._issued(tickets)
+            self._issued(issue)
 
     def discard(self, arrival: Arrival, reason: str) -> None:
         """A message that belongs to no open ticket, or repeats one that is here already: dead letter, nothing else."""
@@ -196,13 +166,13 @@ class Dispatch:
             freed = [*self._unpublished(), *batch] if publish else []
             previous = self.version
             self.version = version if publish else previous
-            tickets = self._tickets(self._credit(freed, trained=len(batch)))
             try:
+                issue = self._next(self._credit(freed, trained=len(batch)) if publish else 0)
                 with self.ledger.transaction() as pipe:
                     self.ledger.journal(pipe, entry)
                     if publish:
                         self.policy.point(pipe, version)
-                        self.ledger.issue(pipe, tickets)
+                        self._issue(pipe, issue)
             except BaseException:
                 self.version = previous
                 raise
@@ -212,7 +182,7 @@ class Dispatch:
                 self.in_play.pop(ticket_id, None)
                 self.taken.discard(ticket_id)
             if publish:
-                self._issued(tickets)
+                self._issued(issue)
                 self.cuts = {number: cut for number, cut in self.cuts.items() if number == self.kept}
                 self.cuts[step] = self._cut()
 
@@ -271,10 +241,28 @@ class Dispatch:
         unspent = in_play - sum(t not in gone for t in self._unpublished())
         return max(0, min(self.flow.capacity - in_play, self.flow.total_groups - spent - unspent))
 
-    def _tickets(self, count: int) -> list[Ticket]:
-        flow = self.flow
-        return [ticket_of(flow, n, self.version) for n in range(self.issued, self.issued + count)]
+    def _next(self, count: int) -> Issue:
+        """The next `count` tickets at the present version. What somebody has asked for again comes first."""
+        asked = self.ledger.requests(count) if count else []
+        again = [origin for origin in map(self._origin, asked) if origin is not None]
+        named = [TicketId(n, origin) for n, origin in zip_longest(range(self.issued, self.issued + count), again)]
+        return Issue([self.flow.ticket(str(name), self.version) for name in named], len(asked))
 
-    def _issued(self, tickets: Sequence[Ticket]) -> None:
-        self.issued += len(tickets)
-        self.in_play.update((t.ticket_id, t.min_policy_version) for t in tickets)
+    def _origin(self, request: str) -> int | None:
+        """The number of the ticket whose problem is asked for; None where there never was such a ticket."""
+        try:
+            asked = TicketId.parse(request)
+        except Malformed:
+            asked = None
+        if asked is None or max(asked.number, asked.origin) >= self.issued:
+            log.warning("no such ticket can be issued again", ticket=request)
+            return None
+        return asked.origin
+
+    def _issue(self, pipe: Any, issue: Issue) -> None:
+        self.ledger.issue(pipe, issue.tickets)
+        self.ledger.meet(pipe, issue.requests)
+
+    def _issued(self, issue: Issue) -> None:
+        self.issued += len(issue.tickets)
+        self.in_play.update((t.ticket_id, t.min_policy_version) for t in issue.tickets)

@@ -16,7 +16,7 @@ from broker.ledger import Ledger
 from broker.points import reached
 from broker.schema import RolloutGroup, Ticket
 from broker.streams import Arrival
-from consumer.dispatch import seed_of
+from consumer.tickets import seed_of
 
 Record = dict[str, Any]
 AT_ONCE = 2  # evaluations under way, beyond which no periodic one begins: memory is bounded, also where one hangs

@@ -29,7 +29,7 @@ from deploy.recipe import Recipe, read
 POLL_SECONDS = 0.2
 GENERATOR_STOP_SECONDS = 6.0
 GENERATOR_DRAIN_SECONDS = 2.0  # of these; who stops a run here does not wait for long answers
-OTHER_STOP_SECONDS = 1.0  # the learner and the view have nothing to hand back
+OTHER_STOP_SECONDS = 1.0  # the learner and the onlookers have nothing to hand back
 STOP_SECONDS = 20.0
 PYTHON_MODULE = [sys.executable, "-m"]
 
@@ -49,6 +49,7 @@ class Launcher:
         self.generators: list[Child] = []
         self.learner: Child | None = None
         self.view: Child | None = None
+        self.exporter: Child | None = None
 
     def run(self) -> None:
         """Start everything, wait for the learner's end, stop everything, report. Raises `Refused`, `Stopped`."""
@@ -67,7 +68,7 @@ class Launcher:
             raise SystemExit(done.returncode)  # it said why in one line
 
     def stop(self, phase: str = "stopping") -> None:
-        """Generators first (they hand back their tickets), then the learner, the view, and Redis last. Idempotent."""
+        """Generators first (they hand back tickets), then the learner, the onlookers, and Redis last. Idempotent."""
         if not any((self.server, self.learner, self.view)):
             return
         self._phase(phase)
@@ -76,13 +77,13 @@ class Launcher:
         deadline = time.monotonic() + GENERATOR_STOP_SECONDS
         for child in self.generators:
             child.stop(max(0.1, deadline - time.monotonic()))
-        for other in (self.learner, self.view):
+        for other in (self.learner, self.exporter, self.view):
             if other is not None:
                 other.ask_to_stop()
                 other.stop(OTHER_STOP_SECONDS)
         if self.server is not None:
             self.server.stop()
-        self.generators, self.learner, self.view, self.server = [], None, None, None
+        self.generators, self.learner, self.exporter, self.view, self.server = [], None, None, None, None
 
     def _phase(self, text: str) -> None:
         self.folder.phase.write_text(text)
@@ -106,6 +107,10 @@ class Launcher:
         command = [*PYTHON_MODULE, "consumer", str(self.folder.recipe)]
         self.learner = Child("learner", command, self.folder.log("learner"), self.environment)
         self.learner.start()
+        if self.recipe.monitoring.exporter_port:
+            command = [*PYTHON_MODULE, "monitoring.exporter", str(self.folder.recipe)]
+            self.exporter = Child("exporter", command, self.folder.log("exporter"), self.environment)
+            self.exporter.start()
         self._phase("starting the generators")
         self.generators = [self._generator(i) for i in range(self.recipe.generator.count)]
         for generator in self.generators:
@@ -131,6 +136,8 @@ class Launcher:
                 if not child.revive():
                     words = f"its last words: {child.last_words()}"
                     raise Refused(f"{child.name} dies again and again", f"{words}; see {child.log}")
+            if self.exporter is not None and self.exporter.status not in (0, REFUSED):
+                self.exporter.revive()  # a run goes on without it, for whatever reason that is
             if self.server is not None:
                 self.server.revive()
             time.sleep(POLL_SECONDS)

@@ -1,7 +1,7 @@
 """`python -m monitoring.dead_letters RECIPE`: what failed in a run or could not be read, and why.
 
-Invariant: looking changes nothing, and no byte of a stranger's reaches the terminal but as printable text. Refuses to
-know what a payload means.
+Invariant: looking changes nothing; `--requeue` does all of what it was asked or nothing. Refuses to know what a payload
+means.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,55 +20,16 @@ from broker.errors import Refused
 from broker.keys import Keys
 from broker.settings import load, redis_url
 from monitoring.books import where
+from monitoring.letters import Letter, letters, printable
 from monitoring.recipe import ViewRecipe
+from monitoring.requeue import requeue
 
-PAGE = 100  # letters in one reply
 ROW = 16  # bytes in a row of a hexdump
-TEXTS = (b"kind", b"ticket_id", b"reason")
-
-
-@dataclass(frozen=True)
-class Letter:
-    """One dead letter; `entry_id` is its name, and says when it was set aside."""
-
-    entry_id: str
-    kind: str
-    ticket_id: str
-    reason: str
-    payload: bytes
-
-    @property
-    def time(self) -> float:
-        """Seconds since the epoch, by Redis' clock."""
-        return int(self.entry_id.partition("-")[0]) / 1000
-
-    def line(self) -> str:
-        """For people, on one line."""
-        when = datetime.fromtimestamp(self.time).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-        told = f"{when}  {self.entry_id:<18}  {self.kind:<5}  {self.ticket_id:<11}  {self.reason}"
-        return printable(told + (f"  ({len(self.payload)} bytes kept)" if self.payload else ""))
-
-    def document(self) -> dict[str, Any]:
-        """For programs."""
-        told = {"id": self.entry_id, "time": self.time, "kind": self.kind, "ticket_id": self.ticket_id}
-        return {**told, "reason": self.reason, "payload_bytes": len(self.payload)}
-
-
-def letters(client: redis.Redis, keys: Keys, first: str = "-", last: str = "+") -> Iterator[Letter]:
-    """Those that are kept, oldest first."""
-    while True:
-        found: Any = client.xrange(keys.dead_letters, first, last, count=PAGE)
-        for entry_id, fields in found:
-            kind, ticket_id, reason = (fields.get(n, b"").decode("utf-8", "replace") for n in TEXTS)
-            yield Letter(entry_id.decode(), kind, ticket_id, reason, fields.get(b"payload", b""))
-        if len(found) < PAGE:
-            return
-        first = f"({found[-1][0].decode()}"
-
-
-def printable(text: str) -> str:
-    """On one line, and without anything that a terminal would obey."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+REQUEUE = (
+    "have the learner issue the problems of these tickets again (all: of every one that can be), in place of its next "
+    "regular tickets; their letters go. Verdicts stay: the new tickets have numbers and seeds of their own. Where "
+    "learner.order is strict or run.deterministic true this changes the order of training, and so the weights"
+)
 
 
 def hexdump(payload: bytes) -> Iterator[str]:
@@ -102,7 +61,9 @@ def show(client: redis.Redis, keys: Keys, as_json: bool) -> None:
         return
     raw: Any = client.get(keys.dead_letters_dropped)
     older = f", {int(raw)} older ones were dropped" if raw else ""
-    print(f"{count} dead letters{older}" if count else f"no dead letters in {keys.run}")
+    requests: Any = client.llen(keys.requeue)
+    waiting = f"; {requests} tickets wait to be issued again" if requests else ""
+    print((f"{count} dead letters{older}" if count else f"no dead letters in {keys.run}") + waiting)
 
 
 @guarded
@@ -112,12 +73,15 @@ def main() -> None:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--payload", metavar="ID", help="dump what is kept of that letter's message")
+    parser.add_argument("--requeue", metavar="TICKET_ID", nargs="+", help=REQUEUE)
     options, flags = parser.parse_known_args()
     name, broker = where(options.recipe, load(ViewRecipe, options.recipe, flags))
     with connect(broker, redis_url(broker)) as client:
         require(client)
         if options.payload is not None:
             print("\n".join(hexdump(one(client, Keys(name), options.payload).payload)) or "nothing was kept of it")
+        elif options.requeue is not None:
+            print("\n".join(requeue(client, Keys(name), options.requeue)))
         else:
             show(client, Keys(name), options.json)
 

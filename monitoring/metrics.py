@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from collections import Counter as Counts
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,12 +19,14 @@ from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.metrics_core import HistogramMetricFamily
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from broker.errors import Refused
+from broker.ledger import VERDICTS
 from broker.schema import RolloutGroup
+from monitoring.reading import Reading
 
 LENGTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
@@ -93,9 +95,10 @@ class _Role:
         ):
             gauge = Gauge(f"headrace_{self.role}_{name}_seconds", text, registry=self.registry)
             gauge.set_function(seconds)  # at each scrape: a process that hangs sets nothing
-        self.policy_version = Gauge(
-            f"headrace_{self.role}_policy_version", "Policy version that the process holds.", registry=self.registry
-        )
+
+    def _held_version(self) -> Gauge:
+        name = f"headrace_{self.role}_policy_version"
+        return Gauge(name, "Policy version that the process holds.", registry=self.registry)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -179,6 +182,7 @@ class GeneratorMetrics(_Role):
     ) -> None:
         super().__init__(registry, stall_seconds=stall_seconds, clock=clock)
         r = self.registry
+        self.policy_version = self._held_version()
         self.tokens = Counter("headrace_generator_tokens_total", "Completion tokens published.", ["kind"], registry=r)
         self.groups = Counter("headrace_generator_groups_total", "Rollout groups published.", ["kind"], registry=r)
         self.failed = Counter("headrace_generator_failed_groups_total", "Groups published as failed.", registry=r)
@@ -286,6 +290,7 @@ class LearnerMetrics(_Role):
     ) -> None:
         super().__init__(registry, stall_seconds=stall_seconds, clock=clock)
         r = self.registry
+        self.policy_version = self._held_version()
         self.gauges = {name: Gauge(f"headrace_learner_{name}", text, registry=r) for name, text in self.GAUGES.items()}
         self.step = Gauge("headrace_learner_step", "Optimizer steps done.", registry=r)
         self.steps = Counter("headrace_learner_steps_total", "Optimizer steps of this process.", registry=r)
@@ -348,6 +353,148 @@ class LearnerMetrics(_Role):
         self.progress()
         if record["pass_at_1"] is not None:
             self.pass_at_1.set(record["pass_at_1"])
+
+
+class Books(Collector):
+    """The exporter's last reading of Redis, whole. Figures of a Redis that is away are absent rather than old."""
+
+    def __init__(self) -> None:
+        self.reading: Reading | None = None  # replaced whole: the server's threads read it
+
+    def collect(self) -> Iterator[Metric]:
+        """For the registry."""
+        reading = self.reading
+        yield _gauge("redis_up", "1 if Redis answered when it was last asked.", [], {(): reading is not None})
+        if reading is not None:
+            yield from self._ledger(reading)
+            yield from self._streams(reading)
+            yield from self._redis(reading)
+
+    @staticmethod
+    def _ledger(reading: Reading) -> Iterator[Metric]:
+        by_kind = {(kind,): balance for kind, balance in reading.balances.items()}
+        yield _gauge(
+            "ledger_balanced",
+            "1 if issued = verdicts + outstanding, and outstanding is as a set of ids what the streams hold.",
+            ["kind"],
+            {key: balance.balanced for key, balance in by_kind.items()},
+        )
+        yield _gauge(
+            "ledger_astray_tickets",
+            "Tickets outstanding and nowhere, or somewhere and settled.",
+            ["kind"],
+            {key: len(balance.astray) for key, balance in by_kind.items()},
+        )
+        yield _counter(
+            "ledger_issued_tickets", "Tickets issued.", ["kind"], {k: balance.issued for k, balance in by_kind.items()}
+        )
+        yield _counter(
+            "ledger_settled_tickets",
+            "Tickets by final verdict.",
+            ["kind", "verdict"],
+            {(*k, v): balance.verdicts.get(v, 0) for k, balance in by_kind.items() for v in VERDICTS},
+        )
+        yield _gauge(
+            "ledger_outstanding_tickets",
+            "Tickets without a final verdict, as the books have them.",
+            ["kind"],
+            {key: len(balance.unsettled) for key, balance in by_kind.items()},
+        )
+        yield _gauge(
+            "ledger_located_tickets",
+            "Tickets found: waiting for a generator, claimed by one, published to the learner.",
+            ["kind", "place"],
+            {
+                (*key, place): len(found)
+                for key, b in by_kind.items()
+                for place, found in (("waiting", b.waiting), ("claimed", b.claimed), ("published", b.published))
+            },
+        )
+        yield _gauge(
+            "ledger_oldest_outstanding_seconds",
+            "Since the oldest outstanding ticket was issued, 0 without one.",
+            ["kind"],
+            {(kind,): age for kind, age in reading.ages.items()},
+        )
+
+    @staticmethod
+    def _streams(reading: Reading) -> Iterator[Metric]:
+        labels, streams = ["stream", "kind"], reading.streams.items()
+        yield _gauge("stream_entries", "Entries of a stream.", labels, {key: s.entries for key, s in streams})
+        yield _gauge(
+            "stream_pending_entries",
+            "Entries claimed by somebody and not settled.",
+            labels,
+            {key: s.pending for key, s in streams},
+        )
+        yield _gauge("dead_letters", "What failed or could not be read, and is kept.", [], {(): reading.dead_letters})
+        yield _counter(
+            "dead_letters_dropped",
+            "Dead letters that gave way to newer ones.",
+            [],
+            {(): reading.dead_letters_dropped},
+        )
+        yield _gauge("requeued_tickets", "Dead letters that wait to be issued again.", [], {(): reading.requests})
+        yield _counter(
+            "late_groups", "Groups published after another generator's, and dropped.", [], {(): reading.late}
+        )
+
+    @staticmethod
+    def _redis(reading: Reading) -> Iterator[Metric]:
+        pointer: Values = {} if reading.policy_version is None else {(): reading.policy_version}
+        yield _gauge("policy_version", "Newest published policy version: the pointer's.", [], pointer)
+        yield _gauge("live_generators", "Generators that were heard of lately.", [], {(): reading.live_generators})
+        yield _gauge("redis_used_memory_bytes", "Memory that Redis uses.", [], {(): reading.used_memory})
+        yield _gauge(
+            "redis_maxmemory_bytes", "Memory that Redis may use, 0 without a limit.", [], {(): reading.maxmemory}
+        )
+
+
+Values = Mapping[tuple[str, ...], float]
+
+
+def _gauge(name: str, text: str, labels: Sequence[str], values: Values) -> Metric:
+    family = GaugeMetricFamily(f"headrace_{name}", text, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, float(value))
+    return family
+
+
+def _counter(name: str, text: str, labels: Sequence[str], values: Values) -> Metric:
+    """Counted in Redis, not here: `_total` is added to the name."""
+    family = CounterMetricFamily(f"headrace_{name}", text, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, float(value))
+    return family
+
+
+class ExporterMetrics(_Role):
+    """What the exporter shows: the books of a run and its Redis, beside what it says of itself."""
+
+    role = "exporter"
+
+    def __init__(
+        self,
+        registry: CollectorRegistry | None = None,
+        *,
+        stall_seconds: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(registry, stall_seconds=stall_seconds, clock=clock)
+        self.books = Books()
+        self.registry.register(self.books)
+
+    def observe(self, reading: Reading | None) -> None:
+        """Redis was asked, and this is what it said; None: nothing. To have asked is progress either way."""
+        self.progress()
+        self.books.reading = reading
+        self.waiting("none" if reading is not None else "Redis")
+
+    def health(self) -> dict[str, Any]:
+        """For `/healthz`."""
+        reading = self.books.reading
+        balanced = {} if reading is None else {kind: b.balanced for kind, b in reading.balances.items()}
+        return {**super().health(), "redis_up": reading is not None, "balanced": balanced}
 
 
 class Exposed(Protocol):

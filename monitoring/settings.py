@@ -13,6 +13,8 @@ class MonitoringSettings(Section):
     host: str = "127.0.0.1"
     learner_port: int = Field(9400, ge=0, le=65535, description="0 turns the endpoint off")
     generator_port: int = Field(9410, ge=0, le=65535, description="0 turns the endpoint off")
+    exporter_port: int = Field(9401, ge=0, le=65535, description="the books' metrics; 0: no exporter is started")
+    exporter_seconds: float = Field(15.0, gt=0, description="how often the exporter reads Redis")
     warn_seconds: float = Field(60.0, ge=0, description="a wait longer than this is logged; 0: none is")
     stall_seconds: float = Field(
         600.0,

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import select
-import signal
-import socket
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +22,7 @@ from broker.settings import load
 from monitoring.lines import Lines
 from monitoring.panel import panel
 from monitoring.recipe import ViewRecipe, folder_of
+from monitoring.signals import Signals
 from monitoring.watch import Sight, Watch
 
 EVERY_SECONDS = 1.0
@@ -74,30 +72,6 @@ def view() -> Iterator[View]:
         return
     with Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as live:
         yield Screen(live)
-
-
-class Signals(AbstractContextManager["Signals"]):
-    """SIGTERM and SIGINT as a fact to wait for: what is being drawn is drawn to its end."""
-
-    def __enter__(self) -> Signals:
-        self.came = False
-        self._read, self._write = socket.socketpair()
-        self._write.setblocking(False)
-        signal.set_wakeup_fd(self._write.fileno())
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, lambda *_: setattr(self, "came", True))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.set_wakeup_fd(-1)
-        self._read.close()
-        self._write.close()
-
-    def wait(self, seconds: float) -> bool:
-        """True as soon as one came, False after `seconds`."""
-        if not self.came:
-            select.select([self._read], [], [], seconds)
-        return self.came
 
 
 def follow(watch: Watch, view: View, signals: Signals) -> None:

@@ -24,13 +24,15 @@ from broker.ledger import Entry, Ledger
 from broker.patience import Patience
 from broker.policy import PolicyStore
 from broker.roles import ROLES, Role, rules
-from broker.schema import KINDS, TaskCard
+from broker.schema import TaskCard, tombstone
 from broker.settings import BrokerSettings
 from broker.streams import Arrival, RolloutStream, create_groups, forget_generators
 from broker.tickets import TicketStream
 from consumer.buffer import Held
 from consumer.dispatch import Dispatch
 from consumer.evaluation import Evaluator
+from monitoring.reading import Reading
+from monitoring.requeue import requeue
 from tests.broker.test_streams import LEASE, age, group_of
 from tests.consumer.desk import FLOW
 
@@ -267,7 +269,7 @@ def test_a_learner_may_begin_its_run_anew_in_one_transaction(play: Play) -> None
 def test_a_monitor_sees_the_books_and_an_admin_mends_them(play: Play, clients: dict[str, Any]) -> None:
     monitor, admin, keys = clients["monitor"], clients["admin"], play.keys
     require(monitor)
-    assert all(Ledger(monitor, keys, kind).balance().balanced for kind in KINDS)
+    assert all(balance.balanced for balance in Reading.take(monitor, keys, 0.0).balances.values())
     monitor.xinfo_stream(keys.tickets("train"))
     monitor.xinfo_groups(keys.tickets("train"))
     monitor.memory_usage(keys.tickets("train"))
@@ -275,6 +277,22 @@ def test_a_monitor_sees_the_books_and_an_admin_mends_them(play: Play, clients: d
     admin.xdel(keys.tickets("train"), entries[0][0])
     admin.xadd(keys.tickets("train"), entries[0][1])
     admin.xgroup_delconsumer(keys.tickets("train"), GENERATORS, "dead")
+    assert refusals(play.root) == []
+
+
+def test_an_admin_asks_for_a_problem_again_and_the_learner_issues_it(play: Play, clients: dict[str, Any]) -> None:
+    failed, other = play.stream("one").claim(2, block_seconds=0)
+    play.stream("one").publish(failed, tombstone(failed.ticket, "a fever"))
+    (arrival,) = play.rollouts.claim(10, 0.2)
+    play.dispatch.refuse(arrival, "a fever")
+    require(clients["admin"])
+    requeue(clients["admin"], play.keys, [failed.ticket.ticket_id])
+    assert clients["monitor"].llen(play.keys.requeue) == 1
+    play.stream("one").publish(other, tombstone(other.ticket, "a fever"))
+    (arrival,) = play.rollouts.claim(10, 0.2)
+    play.dispatch.refuse(arrival, "a fever")
+    assert list(play.dispatch.waiting())[-1] == "t0000000007r0000000000"
+    assert play.ledger.balance().balanced
     assert refusals(play.root) == []
 
 
@@ -383,11 +401,21 @@ THE_GENERATOR_S: list[tuple[str, ...]] = [
     script("XADD", K.rollouts("train"), "*", "ticket_id", "t", "payload", "x"),
     script("SET", K.task_card, "{}"),
 ]
+THE_ADMIN_S: list[tuple[str, ...]] = [
+    ("RPUSH", K.requeue, "t0000000000"),
+    ("LSET", K.requeue, "0", "t0000000000"),
+    ("DEL", K.requeue),
+    ("XDEL", K.dead_letters, "0-1"),
+    script("RPUSH", K.requeue, "t0000000000"),
+]
 FORBIDDEN: list[tuple[Role, tuple[str, ...]]] = [
     *((role, command) for role in ROLES for command in SERVER),
     *((role, command) for role in ROLES if role != "admin" for command in PLAIN),
     *((role, command) for role in ("generator", "monitor") for command in THE_LEARNER_S),
     *((role, command) for role in ("learner", "monitor") for command in THE_GENERATOR_S),
+    *((role, command) for role in ROLES if role != "admin" for command in THE_ADMIN_S),
+    *((role, ("LTRIM", K.requeue, "1", "0")) for role in ("generator", "monitor")),
+    ("generator", ("LRANGE", K.requeue, "0", "0")),
 ]
 
 

@@ -74,6 +74,17 @@ def test_the_books_balance_wherever_a_ticket_is(redis: redis_library.Redis, ledg
     assert balance.waiting == {"t0000000004", "t0000000005"}
 
 
+@pytest.mark.parametrize("count", [15, 16, 17, 32, 33])
+def test_no_ticket_is_overlooked_however_many_there_are(
+    redis: redis_library.Redis, ledger: Ledger, publish: Publish, count: int
+) -> None:
+    """They are looked for in pages of sixteen."""
+    issue(ledger, *range(2 * count))
+    publish(count)
+    found = ledger.balance()
+    assert (len(found.waiting), len(found.published), found.balanced) == (count, count, True)
+
+
 def test_a_ticket_in_a_generator_s_hands_is_found_there(redis: redis_library.Redis, keys: Keys, ledger: Ledger) -> None:
     issue(ledger, 0, 1)
     TicketStream(redis, redis, keys, "g", 60.0, 3).claim(1, block_seconds=0)

@@ -19,9 +19,11 @@ from broker.patience import Patience
 from broker.policy import PolicyStore
 from broker.schema import Kind, RolloutGroup, Ticket, tombstone
 from broker.streams import Arrival, RolloutStream, create_groups
+from broker.ticket_id import TicketId
 from broker.tickets import Claim, TicketStream
 from consumer.buffer import Held
-from consumer.dispatch import Dispatch, Flow, ticket_id_of
+from consumer.dispatch import Dispatch
+from consumer.tickets import Flow
 from tests.consumer.groups import group
 
 FLOW = Flow(capacity=6, groups_per_step=2, total_groups=40, problems=7, seed=0)
@@ -106,7 +108,7 @@ class Desk:
 
 def ids(*numbers: int) -> list[str]:
     """Ticket ids by number."""
-    return [ticket_id_of(n) for n in numbers]
+    return [str(TicketId(n)) for n in numbers]
 
 
 def trained(desk: Desk, dispatch: Dispatch, *numbers: int) -> list[str]:

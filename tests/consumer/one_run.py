@@ -22,10 +22,12 @@ from broker.ledger import Ledger
 from broker.patience import Patience
 from broker.schema import RolloutGroup, Ticket
 from broker.streams import RolloutStream, create_groups
-from consumer.dispatch import Dispatch, Flow
+from broker.ticket_id import TicketId
+from consumer.dispatch import Dispatch
 from consumer.evaluation import Evaluator
 from consumer.learner import Learner
 from consumer.record import StepTally
+from consumer.tickets import Flow
 from consumer.trainer import Trainer
 from monitoring.metrics import LearnerMetrics
 from tests.consumer.desk import Desk
@@ -37,7 +39,9 @@ Answer = Callable[[Ticket], RolloutGroup | None]
 
 def mixed(ticket: Ticket) -> RolloutGroup:
     """A right and a wrong answer, others for every ticket; every third train group is degenerate."""
-    number = int(ticket.ticket_id.rpartition("-")[2].lstrip("t"))
+    number = (
+        int(ticket.ticket_id.rpartition("-")[2]) if ticket.kind == "eval" else TicketId.parse(ticket.ticket_id).number
+    )
     degenerate = ticket.kind == "train" and number % 3 == 2
     made = group(ticket.ticket_id, (1.0, 1.0) if degenerate else (0.0, 1.0), ticket.min_policy_version)
     lengths = (1 + number % 4, 1 + number % 3)

@@ -16,7 +16,7 @@ import torch
 from broker.errors import Refused
 from broker.keys import Keys
 from broker.schema import RolloutGroup, Ticket, encode_group
-from consumer.dispatch import ticket_id_of
+from broker.ticket_id import TicketId
 from tests.consumer.groups import group
 from tests.consumer.one_run import Run, mixed
 from tests.system.pipeline import wait_until
@@ -76,7 +76,7 @@ def test_a_run_that_is_solved_between_two_publications_ends_as_well(run: Run) ->
 
 
 def test_what_the_learner_waits_for_has_a_name(run: Run) -> None:
-    learner, first = run.learner(), ticket_id_of(0)
+    learner, first = run.learner(), str(TicketId(0))
 
     def waiting() -> tuple[str, str]:
         reason = learner.metrics.health()["waiting"]
@@ -182,9 +182,9 @@ def test_a_copy_of_a_group_that_waits_in_the_buffer_changes_nothing(run: Run) ->
     learner = run.learner()
 
     def and_a_copy(ticket: Ticket) -> RolloutGroup:
-        if ticket.ticket_id == ticket_id_of(1):
-            payload = encode_group(group(ticket_id_of(0)))
-            run.client.xadd(run.keys.rollouts("train"), {"ticket_id": ticket_id_of(0), "payload": payload})
+        if ticket.ticket_id == str(TicketId(1)):
+            payload = encode_group(group(str(TicketId(0))))
+            run.client.xadd(run.keys.rollouts("train"), {"ticket_id": str(TicketId(0)), "payload": payload})
         return mixed(ticket)
 
     assert run.finish(learner, and_a_copy) == "finished"

@@ -16,12 +16,12 @@ import torch
 
 from broker.keys import Keys
 from broker.schema import RolloutGroup, Ticket, tombstone
-from consumer.dispatch import ticket_id_of
+from broker.ticket_id import TicketId
 from consumer.learner import Learner
 from tests.consumer.one_run import Run, mixed
 
 BAD_STEP = 2
-VICTIM = ticket_id_of(1)
+VICTIM = str(TicketId(1))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ from broker.run_folder import RunFolder
 from broker.settings import BrokerSettings
 from deploy.prepare import prepare
 from deploy.recipe import read
+from tests.monitoring.test_metrics import free_port
 from tests.system.pipeline import ROOT, wait_until
 
 RECIPE = str(ROOT / "recipes" / "tiny.toml")
@@ -250,10 +252,11 @@ def test_a_model_that_is_being_prepared_ends_with_a_killed_launcher(tmp_path: Pa
 # -- what dies in mid-run ---------------------------------------------------------------------------------------------
 
 
-def test_a_dead_generator_and_a_dead_redis_are_revived(tmp_path: Path, model: Path) -> None:
-    with Launch(tmp_path, model, "--run.steps", "12", "--learner.eval_problems", "0") as launch:
+def test_a_dead_generator_exporter_and_redis_are_revived(tmp_path: Path, model: Path) -> None:
+    flags = ["--run.steps", "12", "--learner.eval_problems", "0", "--monitoring.exporter_port", str(free_port())]
+    with Launch(tmp_path, model, *flags) as launch:
         launch.reach(1)
-        for word in ("producer", "server"):
+        for word in ("producer", "monitoring.exporter", "server"):
             victim = launch.member(word)
             assert victim is not None
             done = max(launch.steps())
@@ -263,6 +266,19 @@ def test_a_dead_generator_and_a_dead_redis_are_revived(tmp_path: Path, model: Pa
         assert launch.end() == 0, launch.said
         assert sorted(set(launch.steps())) == list(range(1, 13))
         all_accounted_for(launch.folder, steps=12)
+    assert "do not balance" not in launch.folder.log("exporter").read_text()
+
+
+def test_an_exporter_that_cannot_begin_ends_no_run(tmp_path: Path, model: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        flags = ["--run.steps", "1", "--learner.eval_problems", "0", "--monitoring.exporter_port", port]
+        with Launch(tmp_path, model, *flags) as launch:
+            assert launch.end() == 0, launch.said
+    assert launch.folder.log("exporter").read_text().splitlines() == [
+        f"headrace: cannot serve metrics on 127.0.0.1:{port}: Address already in use: "
+        "free that port, or set [monitoring] ports (0 is off)"
+    ], "and is not started again and again"
 
 
 # -- what its children are told ---------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from broker.keys import Keys
 from broker.ledger import DEAD_LETTERS, Ledger
 from broker.schema import Kind
 from monitoring import dead_letters
-from monitoring.dead_letters import PAGE, letters
+from monitoring.letters import PAGE, letters
 from tests.monitoring.fabricated import Run
 
 Bury = Callable[..., None]

@@ -22,7 +22,8 @@ from broker.schema import KINDS, Rollout, RolloutGroup, VersionSpan
 from broker.streams import RolloutStream, create_groups
 from broker.tickets import Claim, TicketStream
 from consumer.buffer import Bound, Held, StalenessBuffer, Wait
-from consumer.dispatch import Dispatch, Flow
+from consumer.dispatch import Dispatch
+from consumer.tickets import Flow
 
 LEASE = 3600.0  # virtual seconds: real time is nothing beside it
 

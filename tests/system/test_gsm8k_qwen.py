@@ -49,6 +49,7 @@ ON_A_CPU = {
     "learner.eval_every": 0,
     "monitoring.learner_port": 0,
     "monitoring.generator_port": 0,
+    "monitoring.exporter_port": 0,
 }
 
 
