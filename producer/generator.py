@@ -61,7 +61,7 @@ class Generator:
     def __post_init__(self) -> None:
         self.keeper = EngineKeeper(self.engine, self._pause, self.stopping.is_set)
         parts = (self.policy, self.engine, self.keeper, self.metrics)
-        self.refresher = Refresher(self.name, *parts, self._pause, self._say)
+        self.refresher = Refresher(self.name, *parts, self._pause, self._say, self.stopping.is_set)
 
     async def run(self) -> None:
         """Serve until `stopping` is set or the run has finished. An engine that keeps dying ends it by an error."""
@@ -124,8 +124,7 @@ class Generator:
         while not self.stopping.is_set():
             held = [claim for claim, _ in self.serving.values()]
             ours = await asyncio.to_thread(self.tickets.renew, held)
-            if held:
-                reached("generator.renewed")
+            reached("generator.renewed")
             for claim in held:
                 if claim.entry_id not in ours and claim.entry_id in self.serving:
                     self.log.warning("lost a ticket to its lapsed lease", ticket=claim.ticket.ticket_id)

@@ -37,16 +37,17 @@ class Refresher:
         metrics: GeneratorMetrics,
         pause: Callable[[float], Awaitable[object]],
         say: Callable[[], None],
+        leaving: Callable[[], bool],
     ) -> None:
-        """`say` is called when the engine holds another version."""
+        """`say` is called when the engine holds another version; `pause` is over at once when `leaving`."""
         self._name, self._policy, self._engine, self._keeper = name, policy, engine, keeper
-        self._metrics, self._pause, self._say = metrics, pause, say
+        self._metrics, self._pause, self._say, self._leaving = metrics, pause, say, leaving
         self.changed = asyncio.Condition()  # the engine holds another version, has died, or is up again
         self.exact = asyncio.Lock()  # deterministic runs: one ticket, one version at a time
 
     async def run(self) -> None:
-        """Take up every new version; for ever."""
-        while True:
+        """Take up every new version, until the generator leaves."""
+        while not self._leaving():
             if not self._keeper.ready:
                 await self._pause(POINTER_SECONDS)
                 continue

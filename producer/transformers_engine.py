@@ -72,7 +72,8 @@ class TransformersEngine:
 
     async def stop(self) -> None:
         """Free the model."""
-        await self._in_worker(self._free)
+        if self._model is not None:  # else it was stopped before
+            await self._in_worker(self._free)
         self._worker.shutdown()
 
     async def _in_worker(self, work: Callable[[], T]) -> T:

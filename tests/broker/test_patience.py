@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,8 @@ MENDED = [
     redis.exceptions.OutOfMemoryError(),
     redis.ResponseError("MISCONF Errors writing to the AOF file: No space left on device"),
     redis.ResponseError("MASTERDOWN Link with MASTER is down"),
+    redis.ResponseError("UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)"),
+    redis.ResponseError("NOREPLICAS Not enough good replicas to write."),
 ]
 FOR_GOOD = [
     redis.AuthenticationError("WRONGPASS"),
@@ -97,3 +100,21 @@ def test_a_client_with_patience_outlives_its_server(tmp_path: Path) -> None:
             assert client.get("k") == b"v"
             assert patience.connections == 2
     assert [line["log_level"] for line in logs if "redis" in line["event"]] in ([], ["warning", "info"])
+
+
+def test_a_server_that_was_demoted_is_asked_over_a_new_connection(tmp_path: Path) -> None:
+    """The address may lead to its successor by now; the old connection never will."""
+    with Faulty(tmp_path) as server:
+        told = list[bool]()
+        patience = Patience(60.0, told.append)
+        with (
+            connect(BrokerSettings(), server.url) as admin,
+            connect(BrokerSettings(), server.url, patience=patience) as c,
+        ):
+            c.set("k", "v")
+            admin.replicaof("127.0.0.1", "1")
+            threading.Timer(0.3, lambda: admin.execute_command("REPLICAOF", "NO", "ONE")).start()
+            c.set("k", "w")
+            assert c.get("k") == b"w"
+            assert told == [True, False]
+            assert patience.connections > 1

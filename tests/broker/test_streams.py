@@ -377,6 +377,10 @@ def test_a_silent_generator_is_forgotten_once_it_owes_nothing(
     assert alive.publish(again, group_of(again, "alive"))
 
 
+def test_nobody_is_forgotten_where_redis_has_lost_everything(redis: redis_library.Redis, keys: Keys) -> None:
+    assert forget_generators(redis, keys, 0.0) == 0
+
+
 def test_one_who_slept_through_its_own_lease_is_not_given_its_ticket_twice(
     redis: redis_library.Redis, keys: Keys, join: Join
 ) -> None:
@@ -404,6 +408,10 @@ def test_what_was_delivered_and_never_heard_is_claimed_after_the_next_connection
     again = stream.claim(3, held=[heard], block_seconds=0)
     assert ids(again) == ["t0000000001", "t0000000002", "t0000000003"]
     assert [claim.deliveries for claim in again] == [1, 1, 1]
+    redis.xreadgroup(GENERATORS, "g", {keys.tickets("train"): ">"})  # and once more, of a retry nobody heard of
+    patience.connected()
+    assert stream.claim(1, held=[heard], block_seconds=0) == again[:1]
+    assert ids(TicketStream(redis, redis, keys, "h", LEASE, 3).claim(3, block_seconds=0)) == ids(again[1:])
 
 
 def test_where_redis_has_lost_everything_the_streams_are_made_again(

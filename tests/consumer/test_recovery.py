@@ -19,10 +19,12 @@ from broker.keys import Keys
 from broker.patience import Patience
 from broker.schema import RolloutGroup, Ticket
 from broker.settings import BrokerSettings
+from consumer import checkpoint
 from consumer.inbox import CLAIM_SECONDS
 from consumer.learner import Learner
 from tests.consumer.one_run import Answer, Run, mixed
 from tests.faults import Faulty
+from tests.system.pipeline import wait_until
 
 STEPS = 8
 DETERMINISTIC = {"steps": STEPS, "deterministic": True}
@@ -226,3 +228,110 @@ def test_falling_back_past_the_newest_checkpoint_needs_its_name(run: Run, newest
     learner = run.learner()
     assert run.finish(learner) == "finished"
     assert closed(learner)
+
+
+# -- one misfortune after the other ------------------------------------------------------------------------------------
+
+
+def renumbered(server: Faulty, run: Run) -> int:
+    """A run that is not deterministic, whose learner died and whose Redis lost everything; the last number used."""
+    run.run_settings |= {"deterministic": False, "max_staleness": 8}
+    run.learner_settings |= {"order": "ready"}
+    with pytest.raises(InterruptedError):
+        run.finish(run.learner(crash_at=6))
+    server.lose_all()
+    return run.desk.policy.used()
+
+
+def test_a_learner_that_dies_again_before_its_first_step_does_not_go_back_to_old_numbers(
+    server: Faulty, run: Run
+) -> None:
+    used = renumbered(server, run)
+    second = run.learner(crash_at=used + 2)  # it publishes used + 1 with the books, and dies of its first step
+    with pytest.raises(InterruptedError):
+        run.finish(second, otherwise)
+    assert run.desk.policy.newest() == used + 1
+    third = take_up(run, run.learner(), otherwise)
+    assert closed(third)
+    assert run.desk.policy.newest() == used + 1 + STEPS - 3, "it counted on from there"
+
+
+@pytest.mark.parametrize("loss", ["everything", "some"])
+def test_a_learner_that_dies_while_it_makes_the_books_anew_is_followed_by_one_that_makes_them(
+    server: Faulty, run: Run, loss: str
+) -> None:
+    """Until they are made, nothing in Redis may say that nothing is missing."""
+    run.run_settings |= {"deterministic": False, "max_staleness": 8}
+    run.learner_settings |= {"order": "ready"}
+    with pytest.raises(InterruptedError):
+        run.finish(run.learner(crash_at=6), remembering(server, run, 3))
+    server.lose_all() if loss == "everything" else server.forget()
+    used = run.desk.policy.used()
+    with pytest.raises(InterruptedError):
+        run.finish(run.learner(crash_at=used + 1))
+    learner = take_up(run, run.learner())
+    assert learner.metrics.registry.get_sample_value("headrace_learner_rebuilds_total") == 1
+    assert closed(learner)
+
+
+def test_tickets_of_a_history_that_is_gone_ask_for_a_version_that_is_there(server: Faulty, run: Run) -> None:
+    run.run_settings |= {"max_staleness": 2}
+    run.learner_settings |= {"keep_checkpoints": 5, "pipeline_depth": 2}
+    with pytest.raises(InterruptedError):
+        run.finish(run.learner(crash_at=8))
+    run.learner_settings |= {"resume": 3}
+    learner, asked = run.learner(), set[int]()
+
+    def look(ticket: Ticket) -> RolloutGroup:
+        asked.add(ticket.min_policy_version)
+        assert run.desk.policy.open(ticket.min_policy_version)
+        return mixed(ticket)
+
+    assert run.finish(learner, look) == "finished"
+    assert min(asked) == 8, "the first number that nobody had seen"
+    assert closed(learner)
+
+
+def test_a_step_that_cannot_be_repeated_is_done_anew_with_all_after_the_checkpoint(run: Run) -> None:
+    """Redis has lost a group, and nothing else that could be noticed."""
+    run.learner_settings |= {"checkpoint_every": 6}
+    first = run.learner(crash_at=5)
+    with pytest.raises(InterruptedError):
+        run.finish(first)
+    gone = first.dispatch.ledger.entries()[2].tickets[0]
+    run.client.xdel(run.keys.rollouts("train"), first.dispatch.entry_ids[gone])
+    learner = run.learner()
+    assert run.finish(learner) == "finished"
+    assert closed(learner)
+
+
+def test_a_rollback_to_the_newest_checkpoint_gives_up_the_steps_since(run: Run) -> None:
+    with pytest.raises(InterruptedError):
+        run.finish(run.learner(crash_at=6))
+    run.learner_settings |= {"resume": 3}
+    learner = run.learner()
+    assert run.finish(learner) == "finished"
+    assert closed(learner)
+    assert run.desk.policy.newest() == 6 + STEPS - 3, "steps 4 and 5 were taken again, under new numbers"
+
+
+def test_a_cut_taken_before_the_checkpoint_before_was_final_knows_what_is(
+    server: Faulty, run: Run, tmp_path: Path
+) -> None:
+    """The checkpoint of step 6 is still being written when the last step is committed."""
+    learner = run.learner()
+
+    def slow(root: Path, step: int, *rest: Any) -> None:
+        if step == 6:
+            wait_until(lambda: learner.at.step == STEPS and len(learner.dispatch.journal) == 5, "all is committed", 15)
+        checkpoint.write(root, step, *rest)
+
+    learner.durability.write = slow
+    assert run.finish(learner) == "finished"
+    server.lose_all()
+    run.run_settings |= {"steps": STEPS + 1}
+    again = run.learner()
+    assert run.finish(again) == "finished"
+    balance = again.dispatch.ledger.balance()
+    assert balance.balanced
+    assert balance.verdicts["trained"] == (STEPS + 1) * 2

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import redis
 
+from broker.errors import Refused
 from broker.keys import GENERATORS, Keys
 from broker.schema import Ints, Ticket
 from producer.engine import Completion
@@ -160,3 +161,36 @@ def test_a_damaged_version_leaves_the_old_weights_serving_and_is_taken_up_once_i
     one.run_until(served_and_then_tried)
     assert one.figure("refresh_failures_total") >= 1
     assert one.figure("groups_total", kind="train") == 4
+
+
+def test_an_engine_that_does_not_start_at_once_is_tried_again(one: OneGenerator) -> None:
+    """The memory of the one before may not be free yet; that is no reason to end."""
+
+    class Cramped(Fragile):
+        refusals = 2
+
+        async def start(self) -> None:
+            if self.dead and self.refusals:
+                self.refusals -= 1
+                raise Refused("no room on the device", "")
+            await super().start()
+
+    one.engine_class, Cramped.starts = Cramped, 0
+    assert len(one.published(4)) == 4
+    assert Cramped.starts == 2
+
+
+def test_a_death_that_a_refresh_notices_first_is_one_all_the_same(one: OneGenerator) -> None:
+    class DeadOnArrival(Exception):
+        """What a library raises is nobody's to foresee."""
+
+    class Fading(Fragile):
+        async def refresh(self, folder: Path, policy_version: int) -> None:
+            if self.starts == 1:
+                self.dead = True
+                raise DeadOnArrival
+            await super().refresh(folder, policy_version)
+
+    one.engine_class, Fading.starts = Fading, 0
+    assert len(one.published(4)) == 4
+    assert one.figure("refresh_failures_total") == 1

@@ -102,7 +102,7 @@ def test_a_sound_group_is_left_as_it_is() -> None:
         (Verdict(1.0), completion(tokens=0), "tokens are empty"),
         (Verdict(np.nan), completion(), "reward"),
         (Verdict(1e300), completion(), "reward"),
-        (Verdict(1.0, {"correct": np.inf}), completion(), "component correct"),
+        (Verdict(1.0, {"correct": np.inf}), completion(), "component 'correct'"),
         (Verdict(1.0, {"\ud800": 1.0}), completion(), "'utf-8' codec can't encode character"),
         (Verdict(1.0), replace(completion(), spans=()), "spans"),
     ],

@@ -58,8 +58,9 @@ GENERATOR = {
     "generator.sampled": 3,
     "generator.verified": 3,
     "generator.published": 3,
-    "generator.renewed": 1,
+    "generator.renewed": 2,
 }
+REBUILDING, REPLAYING = ("recovery.rebuilding", "recovery.rebuilt"), ("recovery.loaded", "recovery.repeated")
 REDIS = ("RESTART", "STALL", "FORGET", "LOSE")
 # Bit-exact resume at max_staleness 0, beside the whole table at 2: one point of each kind.
 AT_ZERO = (
@@ -97,6 +98,10 @@ def events() -> Iterator[Event]:
     for what, victims, mode in product(REDIS, ("redis", "redis and learner"), MODES):
         if (what, victims) != ("STALL", "redis and learner"):
             yield Event(what, victims, 4, mode)
+    for what, point, mode in product(("FORGET", "LOSE"), REBUILDING, (TWO, READY)):
+        yield Event(what, "redis and learner", 5, mode, point)
+    for point, mode in product(REPLAYING, (TWO, READY)):
+        yield Event("KILL", "publisher.uploaded", 6, mode, point)
 
 
 # What `make test` runs: one of each kind, of both sides and of Redis.
@@ -110,6 +115,7 @@ STRATIFIED = (
     Event("STOP", "generator.sampled", 3, READY),
     Event("FORGET", "redis and learner", 4, TWO),
     Event("LOSE", "redis", 4, TWO),
+    Event("FORGET", "redis and learner", 5, READY, "recovery.rebuilt"),
     Event("STALL", "redis", 4, READY),
 )
 
@@ -140,7 +146,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="headrace-crash-") as folder:
         for event, text, held in rows(chosen, Path(folder)):
             failed += not held
-            lines.append(f"| {event.what} | {event.point} | {event.times} | {event.mode} | {text} |")
+            lines.append(f"| {event.what} | {event.where} | {event.times} | {event.mode} | {text} |")
             print(f"{len(lines)}/{len(chosen)}", lines[-1], flush=True)
     if not options.only:
         TABLE.write_text("\n".join([*_head(len(chosen), failed, time.monotonic() - began), *lines, ""]))
