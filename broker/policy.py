@@ -31,6 +31,7 @@ from broker.keys import Keys
 from broker.manifest import NAME as MANIFEST_NAME
 from broker.manifest import Manifest, read, seal, verify
 from broker.points import reached
+from broker.scripts import LEASE, MARK
 
 OWNER = ".run"  # file with the name of the run whose versions these are
 USED = ".used"  # file with the highest number that the pointer was ever moved to, or was about to be
@@ -38,30 +39,6 @@ POLL_SECONDS = 1.0  # what a lost wake-up costs a waiting reader
 PRUNING_SECONDS = 60.0  # after which the mark of a pruner that died lapses
 
 log = structlog.get_logger(__name__)
-
-# Marks are leases too (`!prune:3` holds version 3), so whoever reads the hash needs to know one format only.
-_LEASE = """
-local mark = redis.call('HGET', KEYS[1], '!prune:' .. ARGV[2])
-if mark and tonumber(string.match(mark, ' (.*)')) > tonumber(ARGV[3]) then return 0 end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. ARGV[4])
-return 1
-"""
-_MARK = """
-local leased, marked = {}, {}
-local all = redis.call('HGETALL', KEYS[1])
-for i = 1, #all, 2 do
-  local version, expiry = string.match(all[i + 1], '(%d+) (.*)')
-  local holds = (tonumber(expiry or '') or 0) > tonumber(ARGV[1])  -- a reader may have written anything
-  if holds then leased[version] = true else redis.call('HDEL', KEYS[1], all[i]) end
-end
-for i = 3, #ARGV do
-  if not leased[ARGV[i]] then
-    redis.call('HSET', KEYS[1], '!prune:' .. ARGV[i], ARGV[i] .. ' ' .. ARGV[2])
-    marked[#marked + 1] = tonumber(ARGV[i])
-  end
-end
-return marked
-"""
 
 
 class PolicyStore:
@@ -78,8 +55,8 @@ class PolicyStore:
     ) -> None:
         self._redis, self._keys, self._clock = client, keys, clock
         self.directory, self.keep, self.lease_seconds = directory, keep, lease_seconds
-        self._lease = client.register_script(_LEASE)
-        self._mark = client.register_script(_MARK)
+        self._lease = client.register_script(LEASE)
+        self._mark = client.register_script(MARK)
         self._swept = False
 
     def write(self, version: int, fill: Callable[[Path], None], *, replace: bool = False) -> Path:

@@ -1,7 +1,7 @@
-"""What the server does to tickets in one step: publish one's group, renew its lease, hand it back; and find them all.
+"""What the server does in one step: to tickets, to consumers, to leases of policy versions.
 
-Invariant: the first three act only on a ticket that is still pending, two of them only on the caller's own. Knows no
-payloads.
+Invariant: publishing, renewing and handing back act only on a ticket that is still pending, the last two only on the
+caller's own. Knows no payloads.
 """
 
 from __future__ import annotations
@@ -82,4 +82,29 @@ for at, stream in ipairs(KEYS) do
   end
 end
 return places
+"""
+
+# Leases of policy versions. Marks are leases too (`!prune:3` holds version 3), so whoever reads the hash needs to know
+# one format only.
+LEASE = """
+local mark = redis.call('HGET', KEYS[1], '!prune:' .. ARGV[2])
+if mark and tonumber(string.match(mark, ' (.*)')) > tonumber(ARGV[3]) then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. ARGV[4])
+return 1
+"""
+MARK = """
+local leased, marked = {}, {}
+local all = redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+  local version, expiry = string.match(all[i + 1], '(%d+) (.*)')
+  local holds = (tonumber(expiry or '') or 0) > tonumber(ARGV[1])  -- a reader may have written anything
+  if holds then leased[version] = true else redis.call('HDEL', KEYS[1], all[i]) end
+end
+for i = 3, #ARGV do
+  if not leased[ARGV[i]] then
+    redis.call('HSET', KEYS[1], '!prune:' .. ARGV[i], ARGV[i] .. ' ' .. ARGV[2])
+    marked[#marked + 1] = tonumber(ARGV[i])
+  end
+end
+return marked
 """

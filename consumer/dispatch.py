@@ -15,14 +15,15 @@ from typing import Any
 
 import structlog
 
-from broker.cut import Cut, Page
-from broker.errors import Behind, Malformed
+from broker.cut import Page
+from broker.errors import Malformed
 from broker.ledger import Entry, Ledger, Verdict
 from broker.policy import PolicyStore
 from broker.schema import Ticket
 from broker.streams import Arrival
 from broker.ticket_id import TicketId
 from consumer.buffer import Held
+from consumer.cuts import Cuts
 from consumer.tickets import Flow
 
 log = structlog.get_logger("learner")
@@ -50,9 +51,11 @@ class Dispatch:
     taken: set[str] = field(default_factory=set)  # those of them that are in a batch
     journal: list[Entry] = field(default_factory=list)  # steps since the last durable checkpoint
     entry_ids: dict[str, bytes] = field(default_factory=dict)  # of trained groups that are not final yet
-    cuts: dict[int, Cut] = field(default_factory=dict)  # step → the books when it was committed; see `keep_cut`
-    kept: int | None = None
+    cuts: Cuts = field(init=False)  # guarded by the lock as well
     lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def __post_init__(self) -> None:
+        self.cuts = Cuts(self.ledger)
 
     def open(self, version: int) -> None:
         """First start: point to `version` (already uploaded) and issue the first tickets."""
@@ -75,9 +78,10 @@ class Dispatch:
             self.issued = self.ledger.count("issued")
             self.trained = self.ledger.count("trained") + len(since)
             self.in_play = {t: m for t, m in self.ledger.unsettled().items() if t not in since or t in held}
-            self.taken, self.entry_ids, self.cuts = set(held), {}, {}
+            self.taken, self.entry_ids = set(held), {}
+            self.cuts.clear()
             if self.journal:
-                self.cuts = {self.journal[-1].step: self._cut()}
+                self.cuts.take(self.journal[-1].step)
 
     def refill(self) -> None:
         """Issue what credit is free: after a restart, or when the number of steps was raised."""
@@ -92,11 +96,6 @@ class Dispatch:
         """The open tickets of a page, as they were issued."""
         opened = page.unsettled.items()
         return [self.flow.ticket(t, value.min_policy_version) for t, value in opened]
-
-    def entry_of(self, ticket_id: str) -> bytes | None:
-        """The entry with the group of a ticket that was trained on and is not final."""
-        with self.lock:
-            return self.entry_ids.get(ticket_id)
 
     def adopt(self, arrival: Arrival) -> None:
         """The group of a ticket that was trained on is another entry now."""
@@ -183,30 +182,12 @@ class Dispatch:
                 self.taken.discard(ticket_id)
             if publish:
                 self._issued(issue)
-                self.cuts = {number: cut for number, cut in self.cuts.items() if number == self.kept}
-                self.cuts[step] = self._cut()
-
-    def _cut(self) -> Cut:
-        """Of the commit just made, or of a later one of the evaluations' books. Raises `Behind`."""
-        commits = self.ledger.fence.mark.commits
-        cut = self.ledger.cut()
-        if cut.mark.commits < commits:
-            raise Behind("Redis has lost what it had just acknowledged")
-        return cut
+                self.cuts.take(step)
 
     def named_versions(self) -> set[int]:
-        """What open tickets of the cuts ask for: a checkpoint that may be made of one needs these versions."""
+        """What open tickets ask for, now or once a checkpoint under way has to be gone back to."""
         with self.lock:
-            named = set[int]()
-            for step, cut in self.cuts.items():
-                trained = [t for entry in self.journal if entry.step <= step for t in entry.tickets]
-                named |= cut.trained(trained, 0).named_versions()
-            return named
-
-    def keep_cut(self, step: int) -> None:
-        """The books as of this step, the newest committed or about to be, will be asked for: others come and go."""
-        with self.lock:
-            self.kept = step
+            return {*self.cuts.named_versions(self.journal), *self.waiting().values()}
 
     def make_final(self, entries: Sequence[Entry], sequence: int, entry_ids: Mapping[str, bytes]) -> None:
         """The checkpoint that holds these steps is durable: acknowledge, count and forget them, in one MULTI.
@@ -224,7 +205,7 @@ class Dispatch:
                     self.ledger.discard(pipe, entry_id)
                 self.ledger.make_final(pipe, len(entries), sequence)
             self.journal = self.journal[len(entries) :]
-            self.cuts = {step: cut.trained([t for _, t in settled], sequence) for step, cut in self.cuts.items()}
+            self.cuts.final([t for _, t in settled], sequence)
             for _, ticket_id in settled:
                 self.entry_ids.pop(ticket_id, None)
 

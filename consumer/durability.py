@@ -79,7 +79,8 @@ class Durability:
         """Copy the state as it is now and write it on the thread, after `published` (a wait for its version)."""
         self.thread.join()
         self.begun = self.at.step
-        self.dispatch.keep_cut(self.at.step)
+        with self.dispatch.lock:
+            self.dispatch.cuts.keep(self.at.step)
         self.thread.start(partial(self._make_durable, published, self.trainer.state_dict(), self.at.step))
 
     def catch_up(self, published: Callable[[], object]) -> None:
@@ -108,7 +109,7 @@ class Durability:
         with self.dispatch.lock:
             entries = [entry for entry in self.dispatch.journal if entry.step <= step]
             ids = {t: self.dispatch.entry_ids[t] for entry in entries for t in entry.tickets}
-            cut = self.dispatch.cuts.get(step)
+            cut = self.dispatch.cuts.of(step)
         if not entries or cut is None:  # none: nothing was committed since the last one
             return
         sequence = self.at.sequence + 1

@@ -75,7 +75,7 @@ class Inbox:
 
     def _entry_of(self, ticket_id: str) -> bytes | None:
         held = self.buffer.held.get(ticket_id)
-        return self.dispatch.entry_of(ticket_id) if held is None else held.entry_id
+        return self.dispatch.entry_ids.get(ticket_id) if held is None else held.entry_id
 
     def _replace(self, arrival: Arrival) -> None:
         """Redis has lost the group that we hold, and the ticket was answered again: from now on this is its group."""

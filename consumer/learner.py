@@ -72,18 +72,8 @@ class Learner:
         )
         self.publisher = Publisher(self.policy, self._named_versions, self.metrics)
         self.durability = Durability(self.recipe, self.dispatch, self.trainer, self.metrics, self.at)
-        self.recovery = Recovery(
-            self.recipe,
-            self.rollouts,
-            self.dispatch,
-            self.policy,
-            self.trainer,
-            self.evaluator,
-            self.metrics,
-            self.durability,
-            self.fill,
-            self.at,
-        )
+        parts = (self.rollouts, self.dispatch, self.policy, self.trainer, self.evaluator, self.metrics)
+        self.recovery = Recovery(self.recipe, *parts, self.durability, self.fill, self.at)
 
     # -- the run -------------------------------------------------------------------------------------------------
 
@@ -250,7 +240,6 @@ class Learner:
         return {
             *self.durability.named,
             *self.dispatch.named_versions(),
-            *self.dispatch.waiting().values(),
             *(evaluation.minimum for evaluation in list(self.evaluator.running.values())),
         }
 

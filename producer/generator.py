@@ -19,13 +19,13 @@ import structlog
 from broker.keys import Keys
 from broker.points import reached
 from broker.policy import PolicyStore
-from broker.schema import Ints, RolloutGroup, tombstone
+from broker.schema import RolloutGroup
 from broker.tickets import Claim, TicketStream
 from monitoring.metrics import GeneratorMetrics
-from producer.engine import Completion, Engine, Unsampled
+from producer.engine import Engine, Unsampled
 from producer.keeper import EngineKeeper
 from producer.refresher import Refresher
-from producer.rollout import assemble
+from producer.sampler import Sampler
 from producer.settings import GeneratorRecipe
 from producer.tasks import Task
 from producer.tokens import Tokens
@@ -56,12 +56,15 @@ class Generator:
     failure: Exception | None = None
     keeper: EngineKeeper = field(init=False)
     refresher: Refresher = field(init=False)
+    sampler: Sampler = field(init=False)
     log: structlog.stdlib.BoundLogger = field(default_factory=lambda: structlog.get_logger("generator"))
 
     def __post_init__(self) -> None:
         self.keeper = EngineKeeper(self.engine, self._pause, self.stopping.is_set)
         parts = (self.policy, self.engine, self.keeper, self.metrics)
         self.refresher = Refresher(self.name, *parts, self._pause, self._say, self.stopping.is_set)
+        asked = (self.task, self.tokens, self.verifiers, self.metrics)
+        self.sampler = Sampler(self.name, self.recipe, self.engine, self.keeper, self.refresher, *asked)
 
     async def run(self) -> None:
         """Serve until `stopping` is set or the run has finished. An engine that keeps dying ends it by an error."""
@@ -140,7 +143,7 @@ class Generator:
     async def _serve(self, claim: Claim) -> None:
         """From ticket to published group. Cancelled: the ticket goes back."""
         try:
-            group = await self._group(claim)
+            group = await self.sampler.group(claim.ticket, claim.deliveries)
             reached("generator.verified")
             with self._phase("publish"):
                 first = await asyncio.to_thread(self.tickets.publish, claim, group)
@@ -171,46 +174,6 @@ class Generator:
         except Exception as last:
             self.failure = self.failure or last
             self.stopping.set()
-
-    async def _group(self, claim: Claim) -> RolloutGroup:
-        ticket = claim.ticket
-        split = self.task.train if ticket.kind == "train" else self.task.held_out
-        if ticket.problem >= len(split):
-            return tombstone(ticket, f"no problem {ticket.problem} in a split of {len(split)}", self.name)
-        problem = split[ticket.problem]
-        prompt = self.tokens.prompt_ids(problem)
-        if len(prompt) > self.recipe.sampling.max_prompt_tokens:
-            limit = self.recipe.sampling.max_prompt_tokens
-            return tombstone(ticket, f"the prompt has {len(prompt)} tokens, the limit is {limit}", self.name)
-        started = time.perf_counter()
-        request = f"{ticket.ticket_id}/{claim.deliveries}"
-        if self.recipe.run.deterministic:
-            async with self.refresher.exact:
-                await self.refresher.hold_exactly(ticket.min_policy_version)
-                completions = await self._sample(prompt, ticket.seed, request)
-        else:
-            with self._phase("wait_version"):
-                await self.refresher.hold(ticket.min_policy_version)
-            with self._phase("sample"):
-                completions = await self._sample(prompt, ticket.seed, request)
-        seconds = time.perf_counter() - started
-        with self._phase("verify"):
-            verdicts = await self.verifiers.verify(problem, [self.tokens.decode(c.tokens) for c in completions])
-        return assemble(ticket, prompt, completions, verdicts, generator=self.name, sample_seconds=seconds)
-
-    async def _sample(self, prompt: Ints, seed: int, request: str) -> list[Completion]:
-        try:
-            reached("generator.sampling")
-            async with asyncio.timeout(self.recipe.generator.sample_seconds):
-                completions = await self.engine.sample(prompt, seed, request)
-            reached("generator.sampled")
-        except TimeoutError:
-            seconds = self.recipe.generator.sample_seconds
-            raise Unsampled(f"no answer within {seconds:g} s", hung=True) from None
-        except Exception as error:
-            raise Unsampled(f"{type(error).__name__}: {error}") from error
-        self.keeper.answered()
-        return completions
 
     # -- leaving -----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,79 @@
+"""From a ticket to its group: the problem's prompt, completions at a version the ticket allows, verdicts.
+
+Invariant: nothing below the ticket's `min_policy_version` is sampled, in a deterministic run nothing but it; whatever
+an engine raises, or a silence of `sample_seconds`, comes out as `Unsampled`. Refuses to know streams and leases.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+from broker.points import reached
+from broker.schema import Ints, RolloutGroup, Ticket, tombstone
+from monitoring.metrics import GeneratorMetrics
+from producer.engine import Completion, Engine, Unsampled
+from producer.keeper import EngineKeeper
+from producer.refresher import Refresher
+from producer.rollout import assemble
+from producer.settings import GeneratorRecipe
+from producer.tasks import Task
+from producer.tokens import Tokens
+from producer.verify import VerifierPool
+
+
+@dataclass
+class Sampler:
+    """Of one generator, `name`."""
+
+    name: str
+    recipe: GeneratorRecipe
+    engine: Engine
+    keeper: EngineKeeper
+    refresher: Refresher
+    task: Task
+    tokens: Tokens
+    verifiers: VerifierPool
+    metrics: GeneratorMetrics
+
+    async def group(self, ticket: Ticket, deliveries: int) -> RolloutGroup:
+        """The group of a ticket, or its tombstone. Raises `Unsampled`, and what a broken verifier pool raises."""
+        split = self.task.train if ticket.kind == "train" else self.task.held_out
+        if ticket.problem >= len(split):
+            return tombstone(ticket, f"no problem {ticket.problem} in a split of {len(split)}", self.name)
+        problem = split[ticket.problem]
+        prompt = self.tokens.prompt_ids(problem)
+        if len(prompt) > self.recipe.sampling.max_prompt_tokens:
+            limit = self.recipe.sampling.max_prompt_tokens
+            return tombstone(ticket, f"the prompt has {len(prompt)} tokens, the limit is {limit}", self.name)
+        started = time.perf_counter()
+        completions = await self._completions(ticket, prompt, f"{ticket.ticket_id}/{deliveries}")
+        seconds = time.perf_counter() - started
+        with self.metrics.phase("verify"):
+            verdicts = await self.verifiers.verify(problem, [self.tokens.decode(c.tokens) for c in completions])
+        return assemble(ticket, prompt, completions, verdicts, generator=self.name, sample_seconds=seconds)
+
+    async def _completions(self, ticket: Ticket, prompt: Ints, request: str) -> list[Completion]:
+        if self.recipe.run.deterministic:
+            async with self.refresher.exact:
+                await self.refresher.hold_exactly(ticket.min_policy_version)
+                return await self._sample(prompt, ticket.seed, request)
+        with self.metrics.phase("wait_version"):
+            await self.refresher.hold(ticket.min_policy_version)
+        with self.metrics.phase("sample"):
+            return await self._sample(prompt, ticket.seed, request)
+
+    async def _sample(self, prompt: Ints, seed: int, request: str) -> list[Completion]:
+        try:
+            reached("generator.sampling")
+            async with asyncio.timeout(self.recipe.generator.sample_seconds):
+                completions = await self.engine.sample(prompt, seed, request)
+            reached("generator.sampled")
+        except TimeoutError:
+            seconds = self.recipe.generator.sample_seconds
+            raise Unsampled(f"no answer within {seconds:g} s", hung=True) from None
+        except Exception as error:
+            raise Unsampled(f"{type(error).__name__}: {error}") from error
+        self.keeper.answered()
+        return completions
