@@ -148,8 +148,8 @@ def main() -> int:
             failed += not held
             lines.append(f"| {event.what} | {event.where} | {event.times} | {event.mode} | {text} |")
             print(f"{len(lines)}/{len(chosen)}", lines[-1], flush=True)
-    if not options.only:
-        TABLE.write_text("\n".join([*_head(len(chosen), failed, time.monotonic() - began), *lines, ""]))
+            if not options.only:
+                TABLE.write_text("\n".join([*_head(len(lines), failed, time.monotonic() - began), *lines, ""]))
     print(f"{len(chosen)} runs, {failed} failed")
     return int(failed > 0)
 
