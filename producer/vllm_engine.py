@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from broker.schema import Ints, VersionSpan
 from producer import model_files
 from producer.engine import Completion
 from producer.gate import Gate
+from producer.lifeline import while_alive
 from producer.settings import GeneratorRecipe
 
 COLDEST = 0.01  # vLLM samples below this temperature at this temperature, and below 1e-5 greedily
@@ -146,12 +147,12 @@ class VllmEngine:
         """Requests keep their tokens and lose their key-value cache; it is computed again under the new weights."""
         try:
             async with asyncio.timeout(self._deadline):
-                await self._llm.pause_generation(mode="keep", clear_cache=True)
+                await self._told(self._llm.pause_generation(mode="keep", clear_cache=True))
             yield
         finally:
             if not self._lost:
                 async with asyncio.timeout(self._deadline):
-                    await self._llm.resume_generation()
+                    await self._told(self._llm.resume_generation())
 
     async def _swap(self, folder: Path, version: int) -> None:
         try:
@@ -173,9 +174,14 @@ class VllmEngine:
             raise RuntimeError(f"a refresh failed and {self._folder} could not be put back") from error
 
     async def _load(self, folder: Path, version: int) -> None:
-        await self._llm.collective_rpc("reload_policy", args=(str(folder),))
+        await self._told(self._llm.collective_rpc("reload_policy", args=(str(folder),)))
         if self._spans == "reported":
-            await self._llm.update_weight_version(str(version))
+            await self._told(self._llm.update_weight_version(str(version)))
+
+    async def _told(self, request: Awaitable[Any]) -> None:
+        """A request to vLLM's processes, which leave it unanswered when they die."""
+        llm = self._llm
+        await while_alive(request, lambda: not llm.errored)
 
     def _parameters(self, seed: int) -> Any:
         from vllm import SamplingParams
