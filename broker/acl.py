@@ -23,11 +23,10 @@ from broker.cli import guarded
 from broker.errors import Refused
 from broker.roles import ANY, ROLES, Role, rules
 from broker.secret import read_secret, write_secret
-from broker.settings import ENV_PREFIX
+from broker.settings import ENV_PREFIX, RUN_NAME
 
 FILE = "users.acl"
 SHORTEST = 16  # characters: the file holds plain hashes, from which a short password can be guessed
-RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def document(passwords: Mapping[Role, str], run: str = ANY) -> str:
@@ -58,7 +57,7 @@ def password_of(folder: Path, role: Role, environ: Mapping[str, str]) -> str:
 
 def write(folder: Path, run: str = ANY, environ: Mapping[str, str] | None = None) -> Path:
     """Write the ACL file into `folder`, with the passwords that are not given. Raises `Refused`."""
-    if run != ANY and not RUN.fullmatch(run):
+    if run != ANY and not re.fullmatch(RUN_NAME, run):
         raise Refused(f"{run!r} is no name of a run", "give run.name, or leave it out for all runs")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

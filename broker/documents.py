@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,23 +48,6 @@ def indexed_weights(folder: Path) -> list[str]:
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
             raise Malformed(f"{INDEX} names something else than a safetensors file beside it")
     return sorted(set(names.values()))
-
-
-def alive(until: Mapping[bytes, bytes], now: float) -> int:
-    """How many generators have said that they live beyond `now`; what is no time counts as nobody."""
-    return sum(_time(value) > now for value in until.values())
-
-
-def anyone_alive(until: Mapping[bytes, bytes], now: float) -> bool:
-    """Whether one has."""
-    return alive(until, now) > 0
-
-
-def _time(raw: bytes) -> float:
-    try:
-        return float(raw)
-    except ValueError:
-        return -math.inf
 
 
 def _refuse(text: str) -> Any:

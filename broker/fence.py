@@ -49,6 +49,7 @@ class Fence:
     """Shared by all ledgers of one learner and all its threads."""
 
     def __init__(self, client: redis.Redis, keys: Keys, patience: Patience | None = None) -> None:
+        """`patience` is for pipelines; a client that has some waits for single commands by itself."""
         self._client, self._key = client, keys.writer
         self.patience = patience or Patience(0.0)
         self._lock = threading.Lock()
@@ -58,11 +59,11 @@ class Fence:
         """Become the only writer: an older one's next transaction raises `Fenced`."""
         found = self.found()
         self.mark = Mark(found.epoch + 1, uuid.uuid4().hex, found.commits)
-        self.patience(lambda: self._client.set(self._key, self.mark.encode()))
+        self._client.set(self._key, self.mark.encode())
 
     def found(self) -> Mark:
         """The mark in Redis."""
-        raw: Any = self.patience(lambda: self._client.get(self._key))
+        raw: Any = self._client.get(self._key)
         return Mark.decode(raw)
 
     def check(self) -> None:

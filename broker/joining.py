@@ -7,8 +7,9 @@ Refuses to know models and tasks: it compares what they say of themselves.
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,18 @@ def wait_for_task(client: redis.Redis, keys: Keys, seconds: float = 600.0) -> Ta
     card = read_task(client, keys)
     assert card is not None
     return card
+
+
+def alive(until: Mapping[bytes, bytes], now: float) -> int:
+    """How many generators have said that they live beyond `now`; what is no time counts as nobody."""
+    return sum(_time(value) > now for value in until.values())
+
+
+def _time(raw: bytes) -> float:
+    try:
+        return float(raw)
+    except ValueError:
+        return -math.inf
 
 
 def _wait(ready: Callable[[], object], seconds: float, otherwise: str) -> None:

@@ -33,6 +33,10 @@ class Keys:
         """Stream of published groups of a kind; consumer group `learner`."""
         return self._key("rollouts", kind)
 
+    def streams(self, kind: str) -> dict[str, tuple[str, str]]:
+        """Both streams of a kind by name, each with the consumer group that reads it."""
+        return {"tickets": (self.tickets(kind), GENERATORS), "rollouts": (self.rollouts(kind), LEARNER)}
+
     @property
     def dead_letters(self) -> str:
         """Stream of what failed or could not be read, with the reason: an audit log of bounded length."""

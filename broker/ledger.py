@@ -126,7 +126,7 @@ class Ledger:
 
     def rewrite(self, pipe: Any, page: Page, tickets: Iterable[Ticket]) -> None:
         """Begin the books and streams of this kind anew from `page`, whose open tickets are `tickets`."""
-        for stream, group in ((self._keys.tickets(self.kind), GENERATORS), (self._keys.rollouts(self.kind), LEARNER)):
+        for stream, group in self._keys.streams(self.kind).values():
             pipe.delete(stream)
             pipe.xgroup_create(stream, group, id="0", mkstream=True)
         pipe.delete(self._books, self._unsettled, *([self._keys.journal] if self.kind == "train" else []))

@@ -23,6 +23,7 @@ SECTIONS = ("run", "broker", "policy", "task", "sampling", "generator", "learner
 ENV_PREFIX = "HEADRACE_"
 ENV_NAME = re.compile(ENV_PREFIX + r"([A-Z]+)__([A-Z0-9_]+)")
 
+RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 LONGEST_RECIPE = 1 << 18
 # A dotted key costs Python's TOML parser time and memory by the square of its length.
 DEEP_KEY = re.compile(r"""(?<![\w"'.-])(?:[\w"'-]+[ \t]*\.[ \t]*){16}""")
@@ -39,7 +40,7 @@ class Section(BaseModel):
 class RunSettings(Section):
     """What the run is: its name, model and seed, and how old a token may get."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    name: str = Field(pattern=RUN_NAME)
     model: str = Field(
         description="directory or hub name of a causal language model; `pypi:…` and `random:…` are prepared"
     )

@@ -33,7 +33,7 @@ class Arrival:
 def create_groups(client: redis.Redis, keys: Keys) -> None:
     """Create both consumer groups on every stream, once; entries added before a reader exists are not lost."""
     for kind in KINDS:
-        for stream, group in ((keys.tickets(kind), GENERATORS), (keys.rollouts(kind), LEARNER)):
+        for stream, group in keys.streams(kind).values():
             try:
                 client.xgroup_create(stream, group, id="0", mkstream=True)
             except redis.ResponseError as error:

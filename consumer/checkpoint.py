@@ -13,6 +13,7 @@ import shutil
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,18 @@ class Checkpoint:
         """Optimizer steps that are in it."""
         return int(self.document["step"])
 
-    @property
+    @cached_property
     def cut(self) -> Cut:
         """The books when its newest step was committed. Raises `Refused`."""
         try:
             return Cut.decode(self.document.get("cut"))
         except Malformed:
             raise _damaged(self.folder) from None
+
+    @cached_property
+    def settled(self) -> Cut:
+        """The books with all its steps final. Raises `Refused`."""
+        return self.cut.trained(self.document["entry_ids"], self.document["sequence"])
 
     def state(self) -> dict[str, Tensor]:
         """The tensors, verified against the checksum. Raises `Refused` when the file is not what was written."""

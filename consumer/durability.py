@@ -1,7 +1,8 @@
 """When a checkpoint is due, and its writing on a thread of its own; once it is durable its steps are final.
 
-Invariant: never more than twice `checkpoint_every` steps are without a durable checkpoint: where the disk is full the
-last one stands, the learner trains on up to there and then waits, saying so. Refuses to know how a run begins again.
+Invariant: never more than twice `checkpoint_every` steps are without a durable checkpoint (and the collapse guard's
+hesitation): where the disk is full the last one stands, the learner trains on up to there and then waits, saying so.
+Refuses to know how a run begins again.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Durability:
     def resumed(self, found: checkpoint.Checkpoint) -> None:
         """The learner stands on this durable checkpoint."""
         self.begun = self.durable = found.step
-        self.named = found.cut.trained(found.document["entry_ids"], 0).named_versions()
+        self.named = found.settled.named_versions()
 
     @property
     def due(self) -> bool:
@@ -72,8 +73,7 @@ class Durability:
     @property
     def at_the_end_of_memory(self) -> bool:
         """More steps are without a durable checkpoint than a hesitation of the collapse guard explains."""
-        settings = self.recipe.learner
-        return self.at.step - self.durable >= 2 * settings.checkpoint_every + settings.guard_steps
+        return self.at.step - self.durable >= self.recipe.learner.most_unsaved_steps
 
     def begin(self, published: Callable[[], object]) -> None:
         """Copy the state as it is now and write it on the thread, after `published` (a wait for its version)."""

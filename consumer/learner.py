@@ -16,7 +16,7 @@ from typing import Any
 import redis
 import structlog
 
-from broker.documents import anyone_alive
+from broker.joining import alive
 from broker.keys import Keys
 from broker.points import reached
 from broker.policy import PolicyStore
@@ -231,7 +231,7 @@ class Learner:
 
     def _anyone_alive(self) -> bool:
         raw: Any = self.client.hgetall(self.keys.generators)
-        return anyone_alive(raw, self.clock())
+        return alive(raw, self.clock()) > 0
 
     def _named_versions(self) -> set[int]:
         """In a deterministic run every version that a ticket may still ask for is kept."""

@@ -39,7 +39,7 @@ def unsettled_groups(recipe: LearnerRecipe) -> int:
     follows a publication, the steps up to one.
     """
     settings = recipe.learner
-    steps = 2 * settings.checkpoint_every + settings.guard_steps + settings.publish_every - 1
+    steps = settings.most_unsaved_steps + settings.publish_every - 1
     return recipe.capacity + steps * settings.groups_per_step
 
 

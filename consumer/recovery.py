@@ -132,7 +132,7 @@ class Recovery:
             )
         if sequence == owes - 1:
             ids = {t: e.encode() for t, e in found.document["entry_ids"].items()}
-            self.dispatch.make_final(_entries(found), owes, ids)
+            self.dispatch.make_final([Entry.decode(entry) for entry in found.document["entries"]], owes, ids)
 
     # -- the steps since the checkpoint ------------------------------------------------------------------------------
 
@@ -184,7 +184,7 @@ class Recovery:
 
     def _rebuild(self, found: Checkpoint, why: str, back: bool = False) -> list[Arrival]:
         """Books, streams and pointer as the checkpoint knows them, in one MULTI; what came after is done anew."""
-        cut = found.cut.trained([t for e in _entries(found) for t in e.tickets], self.at.sequence)
+        cut = found.settled
         if back or not self._repeatable:
             self.at.version = self._unused(self.at.version)
         renumbered = self.at.version != found.document["version"]
@@ -228,7 +228,3 @@ class Recovery:
     def _upload(self, version: int) -> None:
         snapshot = self.trainer.snapshot()
         self.policy.write(version, lambda folder: self.fill(folder, snapshot), replace=True)
-
-
-def _entries(found: Checkpoint) -> list[Entry]:
-    return [Entry.decode(entry) for entry in found.document["entries"]]

@@ -58,6 +58,11 @@ class LearnerSettings(Section):
     eval_problems: int = Field(0, ge=0, description="held-out problems per evaluation; 0: none")
     eval_every: int = Field(0, ge=0, description="policy versions between evaluations; 0: only at start and end")
 
+    @property
+    def most_unsaved_steps(self) -> int:
+        """Steps without a durable checkpoint, at most: two checkpoints' worth, and the collapse guard's hesitation."""
+        return 2 * self.checkpoint_every + self.guard_steps
+
     @model_validator(mode="after")
     def _flows(self) -> Self:
         if self.publish_every > self.pipeline_depth + 1:

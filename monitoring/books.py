@@ -15,8 +15,8 @@ from broker.connection import connect, require
 from broker.keys import Keys
 from broker.ledger import VERDICTS, Balance, Ledger
 from broker.schema import KINDS
-from broker.settings import BrokerSettings, load, redis_url
-from monitoring.recipe import ViewRecipe, folder_of, resolved
+from broker.settings import load, redis_url
+from monitoring.recipe import ViewRecipe, where
 
 SHOWN = 10  # ids of tickets that are astray
 
@@ -37,14 +37,6 @@ def lines(kind: str, balance: Balance, now: float) -> list[str]:
         named = f": {', '.join(astray[:SHOWN])}{' …' if len(astray) > SHOWN else ''}" if astray else ""
         found.append(f"      DOES NOT BALANCE, {len(astray)} tickets astray{named}")
     return found
-
-
-def where(path: Path, recipe: ViewRecipe) -> tuple[str, BrokerSettings]:
-    """The run's name and its Redis: what was given, else what the launcher wrote into the run's folder."""
-    if recipe.broker.url is not None:
-        return recipe.run.name, recipe.broker
-    run = resolved(folder_of(path, recipe))
-    return run.run.name, run.broker.model_copy(update={"password": recipe.broker.password})
 
 
 @guarded

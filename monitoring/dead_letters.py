@@ -19,9 +19,8 @@ from broker.connection import connect, require
 from broker.errors import Refused
 from broker.keys import Keys
 from broker.settings import load, redis_url
-from monitoring.books import where
 from monitoring.letters import Letter, letters, printable
-from monitoring.recipe import ViewRecipe
+from monitoring.recipe import ViewRecipe, where
 from monitoring.requeue import requeue
 
 ROW = 16  # bytes in a row of a hexdump

@@ -25,10 +25,10 @@ from broker.log import setup
 from broker.patience import passing
 from broker.schema import Kind
 from broker.settings import load, redis_url
-from monitoring.books import SHOWN, where
+from monitoring.books import SHOWN
 from monitoring.metrics import ExporterMetrics, serve
 from monitoring.reading import Reading
-from monitoring.recipe import ViewRecipe
+from monitoring.recipe import ViewRecipe, where
 from monitoring.signals import Signals
 from monitoring.watchdog import Watchdog
 

@@ -95,6 +95,10 @@ class _Role:
         ):
             gauge = Gauge(f"headrace_{self.role}_{name}_seconds", text, registry=self.registry)
             gauge.set_function(seconds)  # at each scrape: a process that hangs sets nothing
+        self._show()
+
+    def _show(self) -> None:
+        """Make what this role alone shows."""
 
     def _held_version(self) -> Gauge:
         name = f"headrace_{self.role}_policy_version"
@@ -173,14 +177,7 @@ class GeneratorMetrics(_Role):
 
     role = "generator"
 
-    def __init__(
-        self,
-        registry: CollectorRegistry | None = None,
-        *,
-        stall_seconds: float = 0.0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        super().__init__(registry, stall_seconds=stall_seconds, clock=clock)
+    def _show(self) -> None:
         r = self.registry
         self.policy_version = self._held_version()
         self.tokens = Counter("headrace_generator_tokens_total", "Completion tokens published.", ["kind"], registry=r)
@@ -281,14 +278,7 @@ class LearnerMetrics(_Role):
         "truncated_fraction": "Completions cut off by max_tokens.",
     }
 
-    def __init__(
-        self,
-        registry: CollectorRegistry | None = None,
-        *,
-        stall_seconds: float = 0.0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        super().__init__(registry, stall_seconds=stall_seconds, clock=clock)
+    def _show(self) -> None:
         r = self.registry
         self.policy_version = self._held_version()
         self.gauges = {name: Gauge(f"headrace_learner_{name}", text, registry=r) for name, text in self.GAUGES.items()}
@@ -454,15 +444,15 @@ Values = Mapping[tuple[str, ...], float]
 
 
 def _gauge(name: str, text: str, labels: Sequence[str], values: Values) -> Metric:
-    family = GaugeMetricFamily(f"headrace_{name}", text, labels=labels)
-    for key, value in values.items():
-        family.add_metric(key, float(value))
-    return family
+    return _filled(GaugeMetricFamily(f"headrace_{name}", text, labels=labels), values)
 
 
 def _counter(name: str, text: str, labels: Sequence[str], values: Values) -> Metric:
     """Counted in Redis, not here: `_total` is added to the name."""
-    family = CounterMetricFamily(f"headrace_{name}", text, labels=labels)
+    return _filled(CounterMetricFamily(f"headrace_{name}", text, labels=labels), values)
+
+
+def _filled(family: GaugeMetricFamily | CounterMetricFamily, values: Values) -> Metric:
     for key, value in values.items():
         family.add_metric(key, float(value))
     return family
@@ -473,14 +463,7 @@ class ExporterMetrics(_Role):
 
     role = "exporter"
 
-    def __init__(
-        self,
-        registry: CollectorRegistry | None = None,
-        *,
-        stall_seconds: float = 0.0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        super().__init__(registry, stall_seconds=stall_seconds, clock=clock)
+    def _show(self) -> None:
         self.books = Books()
         self.registry.register(self.books)
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import redis
 
-from broker.documents import alive
-from broker.keys import GENERATORS, LEARNER, Keys
+from broker.joining import alive
+from broker.keys import Keys
 from broker.ledger import Balance, Ledger
 from broker.schema import KINDS, Kind
 
@@ -65,14 +65,7 @@ class Reading:
 
 def _figures(client: redis.Redis, keys: Keys) -> list[Any]:
     """What stands beside the books; the last one is the streams."""
-    names = [
-        (name, kind, stream, group)
-        for kind in KINDS
-        for name, stream, group in (
-            ("tickets", keys.tickets(kind), GENERATORS),
-            ("rollouts", keys.rollouts(kind), LEARNER),
-        )
-    ]
+    names = [(name, kind, stream, group) for kind in KINDS for name, (stream, group) in keys.streams(kind).items()]
     with client.pipeline(transaction=False) as pipe:
         pipe.xlen(keys.dead_letters)
         pipe.get(keys.dead_letters_dropped)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from broker.errors import Refused
 from broker.run_folder import RunFolder, current
-from broker.settings import RecipeBase, load
+from broker.settings import BrokerSettings, RecipeBase, load
 from monitoring.settings import MonitoringSettings
 
 
@@ -62,3 +62,11 @@ def folder_of(path: Path, recipe: ViewRecipe) -> RunFolder:
     if not folder.path.is_dir():
         raise Refused(f"there is no run in {folder.path}", "`make demo` starts one; see run.name and run.directory")
     return folder
+
+
+def where(path: Path, recipe: ViewRecipe) -> tuple[str, BrokerSettings]:
+    """The run's name and its Redis: what was given, else what the launcher wrote into the run's folder."""
+    if recipe.broker.url is not None:
+        return recipe.run.name, recipe.broker
+    run = resolved(folder_of(path, recipe))
+    return run.run.name, run.broker.model_copy(update={"password": recipe.broker.password})

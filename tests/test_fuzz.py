@@ -17,8 +17,9 @@ from redis import Redis
 from benchmarks.decoders import Decoder, decoders
 from benchmarks.fuzz import fuzz, kind_of
 from benchmarks.mutation import BOMBS, mutated
-from broker.documents import anyone_alive, shown
+from broker.documents import shown
 from broker.errors import Malformed, Refused
+from broker.joining import alive
 from broker.keys import Keys
 from broker.policy import PolicyStore
 
@@ -128,9 +129,9 @@ def test_reasons_are_counted_by_their_kind() -> None:
 @example({b"ghost": b"for ever"}, 1.0)
 def test_whatever_generators_say_of_themselves(until: dict[bytes, bytes], now: float) -> None:
     """One that writes nonsense where its time should be is nobody, and does not stop the learner."""
-    assert anyone_alive(until | {b"good": str(now + 1).encode()}, now)
-    assert anyone_alive(until, now) in (True, False)
-    assert not anyone_alive({b"ghost": b"nan", b"dead": b"0"}, now)
+    assert alive(until | {b"good": str(now + 1).encode()}, now) > 0
+    assert alive(until, now) in range(len(until) + 1)
+    assert alive({b"ghost": b"nan", b"dead": b"0"}, now) == 0
 
 
 @given(st.recursive(st.none() | st.text() | st.floats(), st.lists))

@@ -21,6 +21,7 @@ from broker.connection import connect, fit, redacted, require, server_version, v
 from broker.embedded import EmbeddedServer
 from broker.errors import Refused
 from broker.settings import BrokerSettings
+from tests.broker.refusal import refusal
 
 GOOD = {"redis_version": "7.0.15", "aof_enabled": 1, "maxmemory": 0, "maxmemory_policy": "noeviction", "role": "master"}
 PASSWORD = 's"ecret \\ \n é#@:/'
@@ -31,13 +32,6 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer
     """A server that wants a password, and a nasty one."""
     with EmbeddedServer(tmp_path_factory.mktemp("guarded"), password=PASSWORD) as server:
         yield server
-
-
-def refusal(client: redis_library.Redis) -> str:
-    with client, pytest.raises(Refused) as caught:
-        require(client)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_a_good_server_is_accepted_and_named(redis_server: EmbeddedServer) -> None:

@@ -27,24 +27,15 @@ from broker.errors import Fenced, Malformed, Refused
 from broker.keys import Keys
 from broker.manifest import NAME as MANIFEST
 from broker.policy import PolicyStore
+from tests.clock import Clock
 
 ROOT = Path(policy_module.__file__).parents[1]
 LEASE_SECONDS = 30.0
 
 
-class Clock:
-    """Seconds since the epoch, moved by hand."""
-
-    def __init__(self) -> None:
-        self.now = 1_764_000_000.25
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1_764_000_000.25)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from broker.schema import Ticket
 from broker.settings import BrokerSettings, RecipeBase, load
 from broker.streams import RolloutStream, create_groups
 from broker.tickets import TicketStream
+from tests.broker.refusal import refusal
 from tests.broker.test_streams import group_of
 from tests.broker.tls_server import Encrypted, tls_server
 
@@ -41,13 +42,6 @@ def client(server: Encrypted, user: str, **settings: Any) -> redis_library.Redis
     )
     assert broker.url
     return connect(broker, broker.url, blocking_seconds=1.0)
-
-
-def refusal(client: redis_library.Redis) -> str:
-    with client, pytest.raises(Refused) as caught:
-        require(client)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_a_group_travels_encrypted(encrypted: Encrypted) -> None:

@@ -13,6 +13,7 @@ from broker.schema import RolloutGroup
 from consumer.record import StepTally
 from consumer.trainer import StepStats
 from monitoring.metrics import LearnerMetrics
+from tests.clock import Clock
 from tests.consumer.groups import failed_group, rollout
 
 STATS = StepStats(
@@ -22,21 +23,11 @@ STATS = StepStats(
 )  # fmt: skip
 
 
-class Clock:
-    """Seconds since the epoch, as a test says."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class Desk:
     """A tally with its clock, its metrics and its file."""
 
     def __init__(self, folder: Path) -> None:
-        self.clock, self.metrics, self.path = Clock(), LearnerMetrics(), folder / "runs" / "steps.jsonl"
+        self.clock, self.metrics, self.path = Clock(100.0), LearnerMetrics(), folder / "runs" / "steps.jsonl"
         self.tally = StepTally(self.path, 5, self.metrics, self.clock)
 
     def step(self, step: int = 1, stats: StepStats = STATS) -> dict[str, Any]:

@@ -13,19 +13,11 @@ import psutil
 import pytest
 
 from deploy.children import LONGEST_BACKOFF, MAX_QUICK_FAILURES, QUICK_SECONDS, Child
+from tests.clock import Clock
 from tests.system.pipeline import ROOT, wait_until
 
 Start = Callable[..., Child]
 SLEEP = "exec sleep 600"
-
-
-class Clock:
-    """Moves when told."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -12,18 +12,9 @@ import structlog
 from monitoring.endpoints import ask
 from monitoring.metrics import GeneratorMetrics, LearnerMetrics, serve
 from monitoring.watchdog import EVERY_SECONDS, Alarm, Watchdog
+from tests.clock import Clock
 from tests.monitoring.test_metrics import HOST, free_port, get, value
 from tests.system.pipeline import wait_until
-
-
-class Clock:
-    """Time that passes when told."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

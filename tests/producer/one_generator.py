@@ -28,18 +28,9 @@ from producer.tasks.base import FixedTask
 from producer.tokens import Tokens
 from producer.transformers_engine import TransformersEngine
 from producer.verify import VerifierPool
+from tests.clock import Clock
 
 SECONDS = 30.0
-
-
-class Clock:
-    """Time that passes when told."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class OneGenerator:
@@ -64,7 +55,7 @@ class OneGenerator:
             }
         )
         create_groups(client, keys)
-        self.clock = Clock()
+        self.clock = Clock(0.0)
         self.metrics = GeneratorMetrics(stall_seconds=600.0, clock=self.clock)
         self.policy = PolicyStore(client, keys, folder / "policy", 2, 60.0)
         self.rollouts = RolloutStream(client, client, keys)
