@@ -62,8 +62,11 @@ class PolicyModel:
             raise Refused(f"cannot load a model from {folder}: {str(error).splitlines()[0]}") from None
         return cls(module, settings, DTYPES[recipe.policy.dtype], device)
 
-    def logprobs(self, batch: MicroBatch, temperature: float) -> tuple[Tensor, Tensor]:
-        """Log-probs (N,) of the targets and entropies (N,), without gradient, of their distributions; fp32."""
+    def logprobs(self, batch: MicroBatch, temperature: float, *, entropy: bool = False) -> tuple[Tensor, Tensor]:
+        """Log-probs (N,) of the targets and entropies (N,) of their distributions in nats, fp32.
+
+        The entropies have a gradient only where `entropy` asks for one.
+        """
         with self._precision():
             hidden = self.module.base_model(
                 input_ids=batch.input_ids,
@@ -77,9 +80,9 @@ class PolicyModel:
         logits = self.module.get_output_embeddings()(chosen.to(wide)) / temperature  # (N, V)
         normaliser = torch.logsumexp(logits, -1)
         chosen_logits = logits.gather(1, batch.targets[:, None])[:, 0]
-        with torch.no_grad():
-            entropy = normaliser - (torch.softmax(logits, -1) * logits).sum(-1)
-        return chosen_logits - normaliser, entropy
+        with torch.set_grad_enabled(entropy and torch.is_grad_enabled()):
+            spread = normaliser - (torch.softmax(logits, -1) * logits).sum(-1)
+        return chosen_logits - normaliser, spread
 
     def snapshot(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
         """A copy of the weights on the CPU, tied ones once, that training does not touch any more."""

@@ -19,8 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from broker.schema import Ints, Rollout, RolloutGroup
-from consumer.objective.advantage import leave_one_out
+from broker.schema import Ints, RolloutGroup
 
 # One attention score costs about this much of what a token costs in the linear layers of a small model; it decides only
 # between layouts of equal result.
@@ -29,11 +28,10 @@ ATTENTION_COST = 1 / 4000
 
 @dataclass(frozen=True)
 class Member:
-    """One completion with what the loss needs of it. `at` is its place in the batch: (group, rollout)."""
+    """The tokens (L,) of a completion; `first` is the place of the first one in the batch's `Sheet`."""
 
-    rollout: Rollout
-    advantage: float
-    at: tuple[int, int]
+    tokens: Ints
+    first: int
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Row:
 
     @property
     def length(self) -> int:
-        return len(self.prompt) + sum(len(c.rollout.tokens) for c in self.completions)
+        return len(self.prompt) + sum(len(c.tokens) for c in self.completions)
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,8 @@ class MicroBatch:
     """One forward pass. Shapes: R rows, T padded length, N completion tokens.
 
     `input_ids`, `position_ids` (R, T); `attention_mask` (R, 1, T, T) bool, or None where causal order suffices;
-    `predictor` (N,) index into R·T of the position that predicts a token; `targets`, `behaviour_logprobs`,
-    `advantages`, `versions` (N,); `order` (N, 3): group, rollout and place in the completion of each token.
+    `predictor` (N,) index into R·T of the position that predicts a token; `targets` (N,); `tokens` (N,) the place of
+    each in the batch's `Sheet`, those of a completion together and in order.
     """
 
     input_ids: Tensor
@@ -62,10 +60,7 @@ class MicroBatch:
     attention_mask: Tensor | None
     predictor: Tensor
     targets: Tensor
-    behaviour_logprobs: Tensor
-    advantages: Tensor
-    versions: Tensor
-    order: Tensor
+    tokens: Tensor
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same on `device`."""
@@ -79,35 +74,34 @@ class MicroBatch:
 
 def pack(
     groups: Sequence[RolloutGroup],
+    starts: Sequence[int],
     tokens_per_micro_batch: int,
     layout: Literal["auto", "padded", "shared_prompt"] = "auto",
     pad: int = 0,
 ) -> list[MicroBatch]:
-    """All completions in micro-batches of at most that many padded tokens (one row at least); `pad` adds padding."""
-    shared = _rows(groups, tokens_per_micro_batch, shared=True)
-    padded = _rows(groups, tokens_per_micro_batch, shared=False)
+    """All completions in micro-batches of at most that many padded tokens (one row at least); `pad` adds padding.
+
+    `starts` are the places in the batch's `Sheet` of the first token of each completion, group by group.
+    """
+    shared = _rows(groups, starts, tokens_per_micro_batch, shared=True)
+    padded = _rows(groups, starts, tokens_per_micro_batch, shared=False)
     if layout == "auto":
         layout = "shared_prompt" if _cost(shared) < 0.9 * _cost(padded) else "padded"
     rows = shared if layout == "shared_prompt" else padded
     return [_tensors(part, pad) for part in _fill(rows, tokens_per_micro_batch)]
 
 
-def completion_tokens(groups: Sequence[RolloutGroup]) -> int:
-    """The fixed denominator: every completion token of the batch."""
-    return sum(group.completion_tokens for group in groups)
-
-
-def _rows(groups: Sequence[RolloutGroup], budget: int, *, shared: bool) -> list[Row]:
+def _rows(groups: Sequence[RolloutGroup], starts: Sequence[int], budget: int, *, shared: bool) -> list[Row]:
     rows = []
-    for g, group in enumerate(groups):
-        advantages = leave_one_out(group.rewards)
+    first = iter(starts)
+    for group in groups:
         part: list[Member] = []
         room = budget - len(group.prompt)
-        for i, rollout in enumerate(group.rollouts):
+        for rollout in group.rollouts:
             if part and (not shared or len(rollout.tokens) > room):
                 rows.append(Row(group.prompt, tuple(part)))
                 part, room = [], budget - len(group.prompt)
-            part.append(Member(rollout, float(advantages[i]), (g, i)))
+            part.append(Member(rollout.tokens, next(first)))
             room -= len(rollout.tokens)
         rows.append(Row(group.prompt, tuple(part)))
     return rows
@@ -121,7 +115,7 @@ def _cost(rows: Sequence[Row]) -> float:
 def _fill(rows: Sequence[Row], budget: int) -> Iterator[list[Row]]:
     """Rows of like length together, longest first, while rows × longest stays within the budget."""
     part: list[Row] = []
-    for row in sorted(rows, key=lambda r: (-r.length, r.completions[0].at)):
+    for row in sorted(rows, key=lambda r: (-r.length, r.completions[0].first)):
         if part and (len(part) + 1) * part[0].length > budget:
             yield part
             part = []
@@ -138,20 +132,20 @@ def _tensors(rows: Sequence[Row], pad: int) -> MicroBatch:
     packed = any(len(row.completions) > 1 for row in rows)
     segments = np.full((len(rows), width), -1, np.int64)  # 0 prompt, 1.. completions, −1 padding
     predictor: list[npt.NDArray[np.int64]] = []
-    order: list[npt.NDArray[np.int64]] = []
+    places: list[npt.NDArray[np.int64]] = []
     for r, row in enumerate(rows):
         prompt = len(row.prompt)
         ids[r, :prompt], segments[r, :prompt] = row.prompt, 0
         at = prompt
         for number, c in enumerate(row.completions, 1):
-            length = len(c.rollout.tokens)
-            ids[r, at : at + length] = c.rollout.tokens
+            length = len(c.tokens)
+            ids[r, at : at + length] = c.tokens
             positions[r, at : at + length] = prompt + np.arange(length)
             segments[r, at : at + length] = number
             before = np.arange(at - 1, at + length - 1)
             before[0] = prompt - 1  # the first token of every completion is predicted by the end of the prompt
             predictor.append(r * width + before)
-            order.append(np.stack([np.full(length, c.at[0]), np.full(length, c.at[1]), np.arange(length)], 1))
+            places.append(c.first + np.arange(length))
             at += length
     completions = [c for row in rows for c in row.completions]
     return MicroBatch(
@@ -159,11 +153,8 @@ def _tensors(rows: Sequence[Row], pad: int) -> MicroBatch:
         torch.from_numpy(positions),
         _mask(torch.from_numpy(segments)) if packed else None,
         torch.from_numpy(np.concatenate(predictor)),
-        torch.from_numpy(np.concatenate([c.rollout.tokens for c in completions]).astype(np.int64)),
-        torch.from_numpy(np.concatenate([c.rollout.behaviour_logprobs for c in completions]).astype(np.float32)),
-        torch.from_numpy(np.concatenate([np.full(len(c.rollout.tokens), c.advantage) for c in completions])),
-        torch.from_numpy(np.concatenate([c.rollout.versions() for c in completions]).astype(np.int64)),
-        torch.from_numpy(np.concatenate(order)),
+        torch.from_numpy(np.concatenate([c.tokens for c in completions]).astype(np.int64)),
+        torch.from_numpy(np.concatenate(places)),
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from broker.ledger import Verdict
 from broker.schema import RolloutGroup
-from consumer.trainer import StepStats
+from consumer.figures import StepStats
 from monitoring.metrics import LearnerMetrics
 
 

@@ -1,4 +1,4 @@
-"""The learner's own sections of a recipe: optimisation, flow control, objective, evaluation."""
+"""The learner's own section of a recipe: optimisation, flow control, evaluation."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from broker.settings import RecipeBase, Section
+from consumer.objective.settings import ObjectiveSettings
 
 
 class LearnerSettings(Section):
@@ -73,16 +74,6 @@ class LearnerSettings(Section):
         return self
 
 
-class ObjectiveSettings(Section):
-    """Importance-corrected GRPO (DESIGN: leave-one-out baseline, decoupled correction, global token mean)."""
-
-    clip_low: float = Field(0.2, ge=0, lt=1)
-    clip_high: float = Field(0.28, ge=0)
-    truncation: float = Field(
-        2.0, gt=0, description="cap of the token ratio π_prox/μ; the weight is never differentiated"
-    )
-
-
 class LearnerRecipe(RecipeBase):
     """What a learner reads of a recipe."""
 
@@ -101,4 +92,9 @@ class LearnerRecipe(RecipeBase):
             raise ValueError(f"learner.pipeline_depth = {depth} is above run.max_staleness = {bound}; lower the depth")
         if bound == 0 and self.learner.publish_every != 1:
             raise ValueError("run.max_staleness = 0 is synchronous and needs learner.publish_every = 1")
+        if self.objective.overlong_buffer > self.sampling.max_tokens:
+            raise ValueError(
+                f"objective.overlong_buffer = {self.objective.overlong_buffer} is above sampling.max_tokens = "
+                f"{self.sampling.max_tokens}: the penalty would begin before the first token"
+            )
         return self

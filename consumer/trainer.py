@@ -8,72 +8,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from broker.schema import RolloutGroup
+from consumer.figures import Figures, StepStats, step_stats
 from consumer.guard import CollapseGuard
 from consumer.model import PolicyModel
-from consumer.objective.decoupled import effective_sample_size, global_token_mean, token_terms
-from consumer.objective.surrogate import importance_ratio
-from consumer.pack import MicroBatch, completion_tokens, pack
+from consumer.objective.loss import token_terms
+from consumer.objective.tokens import Tokens
+from consumer.optimizer import make_optimizer
+from consumer.pack import MicroBatch, pack
+from consumer.plan import Plan, plan
 from consumer.settings import LearnerRecipe
-
-
-@dataclass(frozen=True)
-class StepStats:
-    """What a step says of itself. Ratios are π/μ, staleness is in versions, times in seconds."""
-
-    loss: float
-    grad_norm: float
-    learning_rate: float
-    skipped: bool
-    tokens: int
-    padded_tokens: int
-    entropy: float
-    ess: float
-    ratio_mean: float
-    ratio_max: float
-    kl: float
-    clip_fraction: float
-    truncation_fraction: float
-    staleness_mean: float
-    staleness_max: int
-    staleness_histogram: dict[int, int]
-    train_seconds: float
-
-
-@dataclass
-class _Tokens:
-    """Per-token figures of a batch, each list of (N,) tensors on the CPU."""
-
-    weight: list[Tensor]
-    ratio: list[Tensor]
-    log_ratio: list[Tensor]
-    clipped: list[Tensor]
-    entropy: list[Tensor]
-    staleness: list[Tensor]
+from consumer.sheet import Sheet
 
 
 class Trainer:
-    """The model and its optimizer."""
+    """The model and its optimizer; `reference` is the frozen model that a KL is taken to, where the objective has one."""
 
-    def __init__(self, model: PolicyModel, recipe: LearnerRecipe) -> None:
-        self.model, self.recipe = model, recipe
-        settings = recipe.learner
+    def __init__(self, model: PolicyModel, recipe: LearnerRecipe, reference: PolicyModel | None = None) -> None:
+        self.model, self.recipe, self.reference = model, recipe, reference
         self.updates = 0
-        self.guard = CollapseGuard(settings)
-        self.optimizer = torch.optim.AdamW(
-            model.parameters,
-            lr=settings.learning_rate,
-            betas=settings.betas,
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
+        self.guard = CollapseGuard(recipe.learner)
+        self.optimizer = make_optimizer(model.parameters, recipe.learner)
 
     @property
     def learning_rate(self) -> float:
@@ -84,56 +44,117 @@ class Trainer:
     def train(self, groups: Sequence[RolloutGroup], policy_version: int) -> StepStats:
         """One pipeline step: `minibatches_per_batch` updates over disjoint parts of `groups`.
 
-        With more than one, π_prox is computed once, before the first of them; with one it is sg(π) of the same forward
-        pass.
+        With more than one, π at the start of the batch is computed once, before the first of them; with one it is
+        sg(π) of the same forward pass, unless the objective has to look at the whole batch first.
         """
         started = time.perf_counter()
-        settings = self.recipe.learner
-        seen = _Tokens([], [], [], [], [], [])
-        parts = [
-            part for i in range(settings.minibatches_per_batch) if (part := groups[i :: settings.minibatches_per_batch])
-        ]
-        packed = [pack(part, settings.tokens_per_micro_batch, settings.layout) for part in parts]
-        proximal = [[self._proximal(m) if len(parts) > 1 else None for m in micro_batches] for micro_batches in packed]
-        losses, norms, skipped = [], [], False
-        for part, micro_batches, anchors in zip(parts, packed, proximal, strict=True):
-            loss = sum(
-                self._backward(m, anchor, completion_tokens(part), policy_version, seen)
-                for m, anchor in zip(micro_batches, anchors, strict=True)
+        settings, of = self.recipe.learner, self.recipe.objective
+        sheet, minibatches = Sheet.of(groups), min(settings.minibatches_per_batch, len(groups))
+        packed = self._packed(groups, sheet, minibatches)
+        anchor = self._whole(self.model, sheet, packed) if minibatches > 1 or of.needs_whole_batch else None
+        reference = self._whole(self.reference, sheet, packed) if self.reference is not None else None
+        fixed = plan(
+            sheet,
+            of,
+            version=policy_version,
+            limit=self.recipe.sampling.max_tokens,
+            minibatches=minibatches,
+            anchor=anchor,
+            reference=reference,
+        )
+        figures, losses, norms = Figures(len(sheet)), list[float](), list[float]()
+        for number, micro_batches in enumerate(packed):
+            losses.append(
+                sum(self._backward(m, number, sheet, fixed, anchor, reference, figures) for m in micro_batches)
             )
             rate = self.learning_rate
-            norm = self._update()
-            losses.append(loss)
-            norms.append(norm)
-            skipped |= norm != norm or norm in (float("inf"), float("-inf"))
-        padded = sum(m.padded_tokens for micro_batches in packed for m in micro_batches)
-        seconds = time.perf_counter() - started
-        stats = _stats(seen, losses, norms, rate, skipped, padded, self.recipe.objective.truncation, seconds)
+            norms.append(self._update())
+        stats = step_stats(
+            sheet,
+            figures,
+            advantages=fixed.advantages,
+            staleness=fixed.staleness,
+            losses=losses,
+            norms=norms,
+            rate=rate,
+            padded=sum(m.padded_tokens for micro_batches in packed for m in micro_batches),
+            seconds=time.perf_counter() - started,
+        )
         self.guard.look(stats)
         return stats
 
+    def _packed(self, groups: Sequence[RolloutGroup], sheet: Sheet, minibatches: int) -> list[list[MicroBatch]]:
+        """Micro-batches of each minibatch: group i is in minibatch i mod m."""
+        settings, starts = self.recipe.learner, iter(sheet.starts.tolist())
+        first = [[next(starts) for _ in range(size)] for size in sheet.sizes]
+        return [
+            pack(
+                groups[n::minibatches], sum(first[n::minibatches], []), settings.tokens_per_micro_batch, settings.layout
+            )
+            for n in range(minibatches)
+        ]
+
     def _backward(
-        self, batch: MicroBatch, proximal: Tensor | None, denominator: int, version: int, seen: _Tokens
+        self,
+        batch: MicroBatch,
+        number: int,
+        sheet: Sheet,
+        fixed: Plan,
+        anchor: Tensor | None,
+        reference: Tensor | None,
+        figures: Figures,
     ) -> float:
-        """Adds the gradient of one micro-batch; its part of the loss."""
+        """Adds the gradient of one micro-batch of minibatch `number`; its part of the loss."""
+        of, rows = self.recipe.objective, batch.tokens
         batch = batch.to(self.model.device)
-        logprobs, entropy = self.model.logprobs(batch, self.recipe.sampling.temperature)
-        anchor = logprobs.detach() if proximal is None else proximal
-        behaviour, advantages = batch.behaviour_logprobs.to(logprobs.dtype), batch.advantages.to(logprobs.dtype)
-        terms = token_terms(logprobs, anchor, behaviour, advantages, self.recipe.objective)
-        loss = global_token_mean(terms.loss, denominator)
+        logprobs, entropy = self.model.logprobs(batch, self.recipe.sampling.temperature, entropy=of.entropy_bonus > 0)
+
+        def of_these(values: Tensor, like: Tensor | None = None) -> Tensor:
+            return values[rows].to(self.model.device, None if like is None else like.dtype)
+
+        start = logprobs.detach() if anchor is None else of_these(anchor, logprobs)
+        tokens = Tokens(
+            logprobs=logprobs,
+            anchor=start,
+            behaviour=of_these(sheet.behaviour, logprobs),
+            advantages=of_these(fixed.advantages, logprobs),
+            staleness=of_these(fixed.staleness),
+            sequences=of_these(sheet.sequences),
+            mask=of_these(fixed.mask),
+            dropped=of_these(fixed.dropped),
+        )
+        terms = token_terms(
+            tokens,
+            of_these(fixed.coefficients, logprobs),
+            of,
+            progress=number / len(fixed.divisors),
+            divisor=fixed.divisors[number],
+            reference=None if reference is None else of_these(reference, logprobs),
+            entropy=entropy if of.entropy_bonus else None,
+        )
+        loss = terms.loss.sum()
         loss.backward()
-        seen.weight.append(importance_ratio(anchor, behaviour).cpu())
-        seen.ratio.append(importance_ratio(logprobs.detach(), behaviour).cpu())
-        seen.log_ratio.append((logprobs.detach() - behaviour).cpu())
-        seen.clipped.append(terms.clipped.cpu())
-        seen.entropy.append(entropy.cpu())
-        seen.staleness.append((version - batch.versions).cpu())
+        figures.put(
+            rows,
+            logprobs=logprobs,
+            anchor=start,
+            entropy=entropy,
+            clipped=terms.clipped,
+            truncated=terms.truncated,
+            masked=terms.masked,
+            **({} if reference is None else {"reference": reference[rows]}),
+        )
         return float(loss.detach())
 
-    def _proximal(self, batch: MicroBatch) -> Tensor:
-        with torch.no_grad():
-            return self.model.logprobs(batch.to(self.model.device), self.recipe.sampling.temperature)[0]
+    def _whole(self, model: PolicyModel, sheet: Sheet, packed: Sequence[Sequence[MicroBatch]]) -> Tensor:
+        """Log-probs (N,) of all tokens of the batch under `model` as it is now."""
+        out: Tensor | None = None
+        for batch in (m for micro_batches in packed for m in micro_batches):
+            with torch.no_grad():
+                found = model.logprobs(batch.to(model.device), self.recipe.sampling.temperature)[0].cpu()
+            out = torch.zeros(len(sheet), dtype=found.dtype) if out is None else out
+            out[batch.tokens] = found
+        return torch.zeros(len(sheet)) if out is None else out
 
     def _update(self) -> float:
         """Clip and apply the gradient, or throw it away if it is not finite. Returns its norm before clipping."""
@@ -175,37 +196,3 @@ class Trainer:
                     slots.setdefault(int(index), {})[name] = value
         document = self.optimizer.state_dict()
         self.optimizer.load_state_dict({"state": slots, "param_groups": document["param_groups"]})
-
-
-def _stats(
-    seen: _Tokens,
-    losses: list[float],
-    norms: list[float],
-    rate: float,
-    skipped: bool,
-    padded: int,
-    cap: float,
-    seconds: float,
-) -> StepStats:
-    weight, ratio, log_ratio = torch.cat(seen.weight), torch.cat(seen.ratio), torch.cat(seen.log_ratio)
-    staleness = torch.cat(seen.staleness)
-    ages, counts = torch.unique(staleness, return_counts=True)
-    return StepStats(
-        loss=sum(losses) / len(losses),
-        grad_norm=max(norms),
-        learning_rate=rate,
-        skipped=skipped,
-        tokens=len(ratio),
-        padded_tokens=padded,
-        entropy=float(torch.cat(seen.entropy).mean()),
-        ess=effective_sample_size(weight),
-        ratio_mean=float(ratio.mean()),
-        ratio_max=float(ratio.max()),
-        kl=float((ratio - 1 - log_ratio).mean()),  # k3 of KL(μ‖π) over tokens of μ: Schulman 2020
-        clip_fraction=float(torch.cat(seen.clipped).float().mean()),
-        truncation_fraction=float((weight > cap).float().mean()),
-        staleness_mean=float(staleness.float().mean()),
-        staleness_max=int(staleness.max()),
-        staleness_histogram={int(a): int(c) for a, c in zip(ages, counts, strict=True)},
-        train_seconds=seconds,
-    )

@@ -1,0 +1,173 @@
+"""What a step says of itself: how far off the policy its tokens were, and what the objective made of that.
+
+Invariant: figures are of the whole batch, each token counted once, at the moment its gradient was taken. Cheap enough
+to be always on: a few passes over arrays of one number a token. Refuses to know the model and where figures go.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from consumer.objective.tokens import held, total
+from consumer.sheet import Sheet
+
+QUANTILES = {"p01": 0.01, "p50": 0.5, "p99": 0.99}
+SAMPLE = 1 << 20  # tokens that quantiles are taken of, at most: torch sorts no more than 2^24
+
+
+@dataclass(frozen=True)
+class StepStats:
+    """Figures of a step. Ratios are π/μ, staleness is in versions, KL and entropy in nats a token, times in seconds.
+
+    `ess` and `sequence_ess` are fractions, of the ratios π/μ at the start of the batch, before any bound. A figure that
+    this step cannot know (of tokens with A < 0 where there are none) is None.
+    """
+
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    skipped: bool
+    tokens: int
+    padded_tokens: int
+    entropy: float
+    ess: float
+    sequence_ess: float
+    ratio_mean: float
+    ratio_max: float
+    ratio_p01: float
+    ratio_p50: float
+    ratio_p99: float
+    kl: float
+    kl_k1: float
+    clip_fraction: float
+    clip_fraction_positive: float | None
+    clip_fraction_negative: float | None
+    truncation_fraction: float
+    truncation_fraction_positive: float | None
+    truncation_fraction_negative: float | None
+    mask_fraction: float
+    mask_fraction_positive: float | None
+    mask_fraction_negative: float | None
+    mismatch_engine: float | None
+    mismatch_staleness: float | None
+    mismatch_by_staleness: dict[int, float]
+    kl_reference: float | None
+    advantage_mean: float
+    advantage_std: float
+    staleness_mean: float
+    staleness_max: int
+    staleness_histogram: dict[int, int]
+    train_seconds: float
+
+
+@dataclass
+class Figures:
+    """One number a token, (N,) in the order of the sheet, gathered while the gradient is taken."""
+
+    size: int
+    columns: dict[str, Tensor] = field(default_factory=dict)
+
+    def put(self, tokens: Tensor, **values: Tensor) -> None:
+        """What was found of these tokens (n,), a value (n,) a name."""
+        for name, value in values.items():
+            column = self.columns.setdefault(name, torch.zeros(self.size, dtype=torch.float64))
+            column[tokens.cpu()] = value.detach().to("cpu", torch.float64)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.columns[name]
+
+
+def step_stats(
+    sheet: Sheet,
+    figures: Figures,
+    *,
+    advantages: Tensor,
+    staleness: Tensor,
+    losses: list[float],
+    norms: list[float],
+    rate: float,
+    padded: int,
+    seconds: float,
+) -> StepStats:
+    """The figures of one step; `advantages`, `staleness` (N,)."""
+    behaviour = sheet.behaviour.double()
+    off = held(figures["logprobs"] - behaviour)
+    start = held(figures["anchor"] - behaviour)
+    ratio = off.exp()
+    last = torch.from_numpy(sheet.starts + sheet.lengths - 1)
+    of_sequences = held(total(figures["anchor"] - behaviour, sheet.sequences)[last])
+    ages, counts = torch.unique(staleness, return_counts=True)
+    by_age = {int(a): float(k3(start[staleness == a]).mean()) for a in ages}
+    reference = figures.columns.get("reference")
+    signs = {"positive": advantages > 0, "negative": advantages < 0}
+    finite = [norm for norm in norms if norm == norm and abs(norm) != float("inf")]
+    return StepStats(
+        loss=sum(losses) / len(losses),
+        grad_norm=max(norms) if len(finite) == len(norms) else float("nan"),
+        learning_rate=rate,
+        skipped=len(finite) < len(norms),
+        tokens=len(sheet),
+        padded_tokens=padded,
+        entropy=float(figures["entropy"].mean()),
+        ess=effective_sample_size(start.exp()),
+        sequence_ess=effective_sample_size(of_sequences.exp()),
+        ratio_mean=float(ratio.mean()),
+        ratio_max=float(ratio.max()),
+        kl=float(k3(off).mean()),
+        kl_k1=float(-off.mean()),
+        mismatch_engine=by_age.get(0),
+        mismatch_staleness=_beyond(by_age, staleness, start),
+        mismatch_by_staleness=by_age,
+        kl_reference=None if reference is None else float(k3(held(reference - figures["logprobs"])).mean()),
+        advantage_mean=float(advantages.mean()),
+        advantage_std=float(advantages.std(correction=0)),
+        staleness_mean=float(staleness.double().mean()),
+        staleness_max=int(staleness.max()),
+        staleness_histogram={int(a): int(c) for a, c in zip(ages, counts, strict=True)},
+        train_seconds=seconds,
+        **{f"ratio_{name}": quantile(ratio, q) for name, q in QUANTILES.items()},
+        **_fractions(figures, signs),  # type: ignore[arg-type]
+    )
+
+
+def effective_sample_size(weights: Tensor) -> float:
+    """(Σw)²/(N·Σw²) in (0, 1] of N weights (Kish 1965); 1 when all are equal."""
+    total_weight = torch.sum(weights)
+    if not weights.numel():
+        return 1.0
+    return float(total_weight * total_weight / (weights.numel() * torch.sum(weights * weights)))
+
+
+def k3(log_ratio: Tensor) -> Tensor:
+    """r − 1 − log r for log r = log π/μ at tokens of μ, (N,): an estimate of KL(μ‖π) that is never negative."""
+    return log_ratio.exp() - 1 - log_ratio
+
+
+def quantile(values: Tensor, q: float) -> float:
+    """The q-quantile of (N,), of evenly spaced ones where there are very many."""
+    return float(torch.quantile(values[:: len(values) // SAMPLE + 1], q))
+
+
+def _fractions(figures: Figures, signs: dict[str, Tensor]) -> dict[str, float | None]:
+    """Of all tokens, and of those with either sign of A."""
+    out: dict[str, float | None] = {}
+    for name, column in (("clip", "clipped"), ("truncation", "truncated"), ("mask", "masked")):
+        hit = figures[column]
+        out[f"{name}_fraction"] = float(hit.mean())
+        for sign, chosen in signs.items():
+            out[f"{name}_fraction_{sign}"] = float(hit[chosen].mean()) if bool(chosen.any()) else None
+    return out
+
+
+def _beyond(by_age: dict[int, float], staleness: Tensor, start: Tensor) -> float | None:
+    """KL(μ‖π) of the stale tokens beyond what the engine's own numerics cost: that of tokens of the same version.
+
+    None unless the batch has both kinds.
+    """
+    stale = staleness > 0
+    if 0 not in by_age or not bool(stale.any()):
+        return None
+    return float(k3(start[stale]).mean()) - by_age[0]
