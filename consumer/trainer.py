@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from consumer.sheet import Sheet
 
 
 class Trainer:
-    """The model and its optimizer; `reference` is the frozen model that a KL is taken to, where the objective has one."""
+    """The model and its optimizer; `reference` is the frozen model a KL is taken to, where the objective has one."""
 
     def __init__(self, model: PolicyModel, recipe: LearnerRecipe, reference: PolicyModel | None = None) -> None:
         self.model, self.recipe, self.reference = model, recipe, reference
@@ -89,7 +90,10 @@ class Trainer:
         first = [[next(starts) for _ in range(size)] for size in sheet.sizes]
         return [
             pack(
-                groups[n::minibatches], sum(first[n::minibatches], []), settings.tokens_per_micro_batch, settings.layout
+                groups[n::minibatches],
+                list(chain.from_iterable(first[n::minibatches])),
+                settings.tokens_per_micro_batch,
+                settings.layout,
             )
             for n in range(minibatches)
         ]
