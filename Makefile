@@ -24,7 +24,7 @@ export TOKENIZERS_PARALLELISM := false
 
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help install lint format type test test-fast demo up stop broker acl producer consumer monitoring exporter ledger dead-letters crash-matrix soak bench fuzz lock clean FORCE
+.PHONY: help install lint format type test test-fast demo objectives up stop broker acl producer consumer monitoring exporter ledger dead-letters crash-matrix soak bench fuzz lock clean FORCE
 
 help:
 	@echo 'make VERB [RECIPE=recipes/demo.toml] [DEVICE=cpu|cuda] [PYTHON=python3.11] [ARGS="…"]'
@@ -56,6 +56,9 @@ monitoring: $(RUNTIME) ## watch the run of RECIPE in this terminal
 
 exporter: $(RUNTIME) ## serve the books of the run of RECIPE as Prometheus metrics (`make up` does it by itself)
 	@exec $(PY) -m monitoring.exporter $(RECIPE) $(ARGS)
+
+objectives: $(RUNTIME) ## print the presets of [objective] and the axes they set
+	@exec $(PY) -m consumer.objective $(ARGS)
 
 crash-matrix: $(DEV) ## kill every process at every labelled point and write benchmarks/crash-matrix.md (20 minutes)
 	@exec $(PY) -m tests.system.crash_matrix $(ARGS)

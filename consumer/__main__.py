@@ -64,6 +64,7 @@ def build(recipe: ProcessRecipe, metrics: LearnerMetrics) -> Learner:
     agree(client, keys, fingerprint)
     metrics.starting("model")
     model = PolicyModel.load(source, recipe, recipe.learner)
+    reference = _reference(recipe, source)
     announce(client, keys, fingerprint, json.dumps(recipe.model_dump(mode="json")))
     create_groups(client, keys)
     reached("learner.announced")
@@ -91,12 +92,19 @@ def build(recipe: ProcessRecipe, metrics: LearnerMetrics) -> Learner:
         RolloutStream(client, blocking, keys, patience=patience),
         Dispatch(ledger, policy, flow),
         policy,
-        Trainer(model, recipe),
+        Trainer(model, recipe, reference),
         evaluator,
         tally,
         metrics,
         partial(fill_version, model, source),
     )
+
+
+def _reference(recipe: ProcessRecipe, source: Path) -> PolicyModel | None:
+    """The frozen model that the objective takes a KL to, if it does."""
+    if not recipe.objective.needs_reference:
+        return None
+    return PolicyModel.load(Path(recipe.objective.reference or source), recipe, recipe.learner).frozen()
 
 
 def finish(recipe: ProcessRecipe, metrics: LearnerMetrics) -> bool:

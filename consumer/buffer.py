@@ -59,6 +59,7 @@ class StalenessBuffer:
     """Arrived groups that have no verdict yet."""
 
     order: Order
+    keep_degenerate: bool = False  # train on groups whose rewards are all equal, as on any other
     held: dict[str, Held] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -90,7 +91,7 @@ class StalenessBuffer:
                     break
                 if held is None:
                     continue
-            verdict = _verdict(held.group, bound)
+            verdict = self._verdict(held.group, bound)
             if verdict is None:
                 good += self.order == "strict"
             else:
@@ -126,10 +127,9 @@ class StalenessBuffer:
                     return missing
         return None
 
-
-def _verdict(group: RolloutGroup, bound: Bound) -> Verdict | None:
-    if group.failed:
-        return "failed"
-    if bound.stale(group):
-        return "stale"
-    return "degenerate" if group.degenerate else None
+    def _verdict(self, group: RolloutGroup, bound: Bound) -> Verdict | None:
+        if group.failed:
+            return "failed"
+        if bound.stale(group):
+            return "stale"
+        return "degenerate" if group.degenerate and not self.keep_degenerate else None

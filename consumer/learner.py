@@ -66,7 +66,7 @@ class Learner:
     log: structlog.stdlib.BoundLogger = field(default_factory=lambda: structlog.get_logger("learner"))
 
     def __post_init__(self) -> None:
-        self.buffer = StalenessBuffer(self.recipe.learner.order)
+        self.buffer = StalenessBuffer(self.recipe.learner.order, self.recipe.objective.degenerate == "keep")
         self.inbox = Inbox(
             self.rollouts, self.dispatch, self.buffer, self.evaluator, self.tally, self.metrics, self.streak
         )
@@ -74,8 +74,6 @@ class Learner:
         self.durability = Durability(self.recipe, self.dispatch, self.trainer, self.metrics, self.at)
         parts = (self.rollouts, self.dispatch, self.policy, self.trainer, self.evaluator, self.metrics)
         self.recovery = Recovery(self.recipe, *parts, self.durability, self.fill, self.at)
-
-    # -- the run -------------------------------------------------------------------------------------------------
 
     def run(self) -> str:
         """Train until the number of steps is reached or nothing is left to learn; everything is final at return."""
@@ -120,6 +118,7 @@ class Learner:
         groups = [held.group for held in batch]
         for group in groups:
             self.tally.consumed(group, "trained")
+            self.streak.consumed(group)
         with self.metrics.phase("train"):
             stats = self.trainer.train(groups, self.at.version)
         reached("learner.trained")
@@ -221,7 +220,7 @@ class Learner:
             if verdict == "failed":
                 self.log.warning("a group failed", ticket=held.group.ticket_id, reason=held.group.failed)
             if verdict == "degenerate":
-                self.streak.degenerate(held.group)
+                self.streak.consumed(held.group)
 
     def _wait(self, why: Wait) -> None:
         reason = why.reason if self._anyone_alive() else "no live generator"

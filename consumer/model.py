@@ -84,6 +84,11 @@ class PolicyModel:
             spread = normaliser - (torch.softmax(logits, -1) * logits).sum(-1)
         return chosen_logits - normaliser, spread
 
+    def frozen(self) -> PolicyModel:
+        """The same, never to be trained."""
+        self.module.requires_grad_(False).eval()
+        return self
+
     def snapshot(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
         """A copy of the weights on the CPU, tied ones once, that training does not touch any more."""
         wanted = dtype or self.policy_dtype

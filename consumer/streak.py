@@ -21,10 +21,11 @@ class Streak:
         """A group arrived whose rewards differ."""
         self.length, self.all_solved = 0, True
 
-    def degenerate(self, group: RolloutGroup) -> None:
-        """A group was consumed whose rewards are all the same."""
-        self.length += 1
-        self.all_solved &= float(group.rewards.max()) > 0
+    def consumed(self, group: RolloutGroup) -> None:
+        """A group was trained on, or left out as degenerate; what has a signal has begun the count anew on arrival."""
+        if group.degenerate:
+            self.length += 1
+            self.all_solved &= float(group.rewards.max()) > 0
 
     @property
     def outcome(self) -> str:

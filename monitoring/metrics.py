@@ -266,12 +266,28 @@ class LearnerMetrics(_Role):
         "grad_norm": "Norm of the gradient before clipping.",
         "learning_rate": "Learning rate of the last step.",
         "entropy": "Mean entropy of the policy at the tokens trained on, nats.",
-        "ess": "Effective sample size of the weights π_prox/μ, as a fraction.",
+        "advantage_std": "Standard deviation of the advantages of the tokens trained on.",
+        "ess": "Effective sample size of the tokens' ratios π/μ at the start of the batch, as a fraction.",
+        "sequence_ess": "The same of whole sequences' ratios.",
         "ratio_mean": "Mean importance ratio π/μ.",
         "ratio_max": "Largest importance ratio π/μ.",
+        "ratio_p01": "1st percentile of the importance ratio π/μ.",
+        "ratio_p50": "Median importance ratio π/μ.",
+        "ratio_p99": "99th percentile of the importance ratio π/μ.",
         "kl": "Estimate (k3) of KL(μ‖π), nats a token.",
-        "clip_fraction": "Tokens whose gradient PPO's clip removed.",
+        "kl_k1": "Estimate (k1) of KL(μ‖π), nats a token.",
+        "kl_reference": "Estimate (k3) of KL(π‖π_ref) to the reference model, nats a token; NaN without one.",
+        "clip_fraction": "Tokens whose gradient the surrogate's clip or mask removed.",
+        "clip_fraction_positive": "The same of tokens with a positive advantage.",
+        "clip_fraction_negative": "The same of tokens with a negative advantage.",
         "truncation_fraction": "Tokens whose weight π_prox/μ was truncated.",
+        "truncation_fraction_positive": "The same of tokens with a positive advantage.",
+        "truncation_fraction_negative": "The same of tokens with a negative advantage.",
+        "mask_fraction": "Tokens whose weight the correction's masks set to 0.",
+        "mask_fraction_positive": "The same of tokens with a positive advantage.",
+        "mask_fraction_negative": "The same of tokens with a negative advantage.",
+        "mismatch_engine": "KL(μ‖π) (k3) of tokens of this very version: the engine's numerics; NaN without any.",
+        "mismatch_staleness": "KL(μ‖π) (k3) of stale tokens beyond mismatch_engine; NaN where that is unknown.",
         "staleness_mean": "Mean staleness of the tokens trained on, in versions.",
         "buffer": "Groups arrived and waiting for a batch.",
         "completion_length": "Mean tokens in a completion.",
@@ -282,6 +298,12 @@ class LearnerMetrics(_Role):
         r = self.registry
         self.policy_version = self._held_version()
         self.gauges = {name: Gauge(f"headrace_learner_{name}", text, registry=r) for name, text in self.GAUGES.items()}
+        self.mismatch = Gauge(
+            "headrace_learner_mismatch",
+            "KL(μ‖π) (k3) at the start of the batch of the tokens of each staleness, nats a token.",
+            ["staleness"],
+            registry=r,
+        )
         self.step = Gauge("headrace_learner_step", "Optimizer steps done.", registry=r)
         self.steps = Counter("headrace_learner_steps_total", "Optimizer steps of this process.", registry=r)
         self.skipped = Counter(
@@ -327,7 +349,10 @@ class LearnerMetrics(_Role):
         """A step was done; `record` is its line in steps.jsonl."""
         self.progress()
         for name, gauge in self.gauges.items():
-            gauge.set(record[name])
+            gauge.set(math.nan if record[name] is None else record[name])
+        self.mismatch.clear()
+        for age, kl in record["mismatch_by_staleness"].items():
+            self.mismatch.labels(staleness=str(age)).set(kl)
         self.step.set(record["step"])
         self.steps.inc()
         self.skipped.inc(record["skipped"])

@@ -56,5 +56,5 @@ def token_terms(
     if entropy is not None:
         value = value + of.entropy_bonus * torch.where(tokens.mask, entropy, 0.0)
     share = coefficients.to(value.dtype) * weight.value / divisor
-    loss = torch.where(weight.value > 0, -share * value, 0.0)
+    loss = torch.where(weight.masked | ~tokens.mask, 0.0, -share * value)
     return Terms(loss, weight.value, clipped & tokens.mask, weight.truncated, weight.masked)

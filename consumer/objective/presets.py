@@ -72,10 +72,25 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def table() -> str:
-    """Every preset and the axes it sets, as Markdown."""
-    lines = ["| preset | " + "what it sets beside the default |", "|---|---|"]
-    for name, axes in PRESETS.items():
-        said = ", ".join(f"`{axis} = {value}`" for axis, value in axes.items()) or "the default"
-        lines.append(f"| `{name}` | {said} |")
-    return "\n".join(lines)
+SOURCES: dict[str, str] = {
+    "headrace": "the default",
+    "pg": "no correction at all: the yardstick",
+    "grpo": "DeepSeekMath, Shao et al. 2024",
+    "dr_grpo": "Liu et al. 2025",
+    "dapo": "Yu et al. 2025",
+    "rloo": "Ahmadian et al. 2024",
+    "reinforce_pp": "Hu 2025",
+    "gspo": "Zheng et al. 2025",
+    "gmpo": "Zhao et al. 2025",
+    "sapo": "Gao et al. 2025",
+    "cispo": "MiniMax-M1, 2025",
+    "scalerl": "Khatri et al. 2025",
+    "areal": "Fu et al. 2025",
+    "m2po": "Zheng et al. 2025",
+    "prime": "prime-rl, 2025",
+    "pipelinerl": "Piché et al. 2025",
+    "topr": "Le Roux et al. 2025",
+    "kimi": "Kimi k1.5, 2025",
+    "oapl": "lagged-policy regression, 2026",
+    "maxrl": "Tajwar et al. 2026",
+}

@@ -11,12 +11,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from consumer.objective.decoupled import TokenTerms, effective_sample_size, global_token_mean, token_terms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from consumer.objective.correction import truncated_token_weight
-from consumer.objective.decoupled import TokenTerms, effective_sample_size, global_token_mean, token_terms
 from consumer.objective.surrogate import clipped, importance_ratio, ppo
 from consumer.settings import ObjectiveSettings
 from tests.consumer import oracle

@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 
 from broker.schema import RolloutGroup
+from consumer.figures import StepStats
 from consumer.record import StepTally
-from consumer.trainer import StepStats
 from monitoring.metrics import LearnerMetrics
 from tests.clock import Clock
 from tests.consumer.groups import failed_group, rollout
+from tests.consumer.one_step import step_stats
 
-STATS = StepStats(
+STATS = step_stats(
     loss=-0.25, grad_norm=1.5, learning_rate=1e-5, skipped=False, tokens=9, padded_tokens=20, entropy=2.0, ess=0.9,
-    ratio_mean=1.1, ratio_max=3.0, kl=0.01, clip_fraction=0.0, truncation_fraction=0.1, staleness_mean=1.5,
-    staleness_max=3, staleness_histogram={0: 4, 3: 5}, train_seconds=0.7,
+    ratio_mean=1.1, ratio_max=3.0, kl=0.01, truncation_fraction=0.1, truncation_fraction_negative=None,
+    staleness_mean=1.5, staleness_max=3, staleness_histogram={0: 4, 3: 5}, mismatch_by_staleness={0: 0.001, 3: 0.02},
+    mismatch_engine=0.001, mismatch_staleness=0.019, train_seconds=0.7,
 )  # fmt: skip
 
 
@@ -64,7 +66,12 @@ def test_the_line_of_a_step_in_full(desk: Desk) -> None:
         "loss": -0.25, "grad_norm": 1.5, "learning_rate": 1e-5, "skipped": False, "tokens": 9, "padded_tokens": 20,
         "entropy": 2.0, "ess": 0.9, "ratio_mean": 1.1, "ratio_max": 3.0, "kl": 0.01, "clip_fraction": 0.0,
         "truncation_fraction": 0.1, "staleness_mean": 1.5, "staleness_max": 3, "staleness_histogram": {"0": 4, "3": 5},
-        "train_seconds": 0.7,
+        "train_seconds": 0.7, "sequence_ess": 1.0, "ratio_p01": 1.0, "ratio_p50": 1.0, "ratio_p99": 1.0, "kl_k1": 0.0,
+        "clip_fraction_positive": 0.0, "clip_fraction_negative": 0.0, "truncation_fraction_positive": 0.0,
+        "truncation_fraction_negative": None, "mask_fraction": 0.0, "mask_fraction_positive": 0.0,
+        "mask_fraction_negative": 0.0, "mismatch_engine": 0.001, "mismatch_staleness": 0.019,
+        "mismatch_by_staleness": {"0": 0.001, "3": 0.02}, "kl_reference": None, "advantage_mean": 0.0,
+        "advantage_std": 1.0,
     }  # fmt: skip
 
 

@@ -13,10 +13,11 @@ import tomli_w
 from broker.ledger import Verdict
 from broker.run_folder import RunFolder
 from broker.schema import Rollout, RolloutGroup, VersionSpan
+from consumer.figures import StepStats
 from consumer.record import StepTally
-from consumer.trainer import StepStats
 from deploy.recipe import Recipe
 from monitoring.metrics import LearnerMetrics
+from tests.consumer.one_step import step_stats
 
 BEGAN = 1_700_000_000.0
 TOKENS = 10  # of each completion
@@ -34,20 +35,13 @@ def group(rewards: list[float]) -> RolloutGroup:
 def stats(ages: dict[int, int]) -> StepStats:
     """Figures of a step that trained on tokens of these ages."""
     total = sum(ages.values())
-    return StepStats(
+    return step_stats(
         loss=0.1,
         grad_norm=float("nan"),  # a thrown-away update leaves NaN in its line
-        learning_rate=1e-5,
-        skipped=False,
         tokens=total,
         padded_tokens=total,
-        entropy=1.0,
         ess=0.9,
-        ratio_mean=1.0,
         ratio_max=1.1,
-        kl=0.0,
-        clip_fraction=0.0,
-        truncation_fraction=0.0,
         staleness_mean=sum(a * n for a, n in ages.items()) / total,
         staleness_max=max(ages),
         staleness_histogram=ages,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 from collections.abc import Iterator
 from http.client import HTTPConnection
@@ -19,12 +20,12 @@ from broker.ledger import VERDICTS
 from broker.schema import Rollout, RolloutGroup, VersionSpan, tombstone
 from broker.schema import Ticket as Permission
 from consumer.record import StepTally
-from consumer.trainer import StepStats
 from monitoring.metrics import WAITING, GeneratorMetrics, LearnerMetrics, Server, serve
+from tests.consumer.one_step import step_stats
 
 Both = GeneratorMetrics | LearnerMetrics
 HOST = "127.0.0.1"
-LABELS = {"phase", "reason", "kind", "event", "component", "verdict", "le"}
+LABELS = {"phase", "reason", "kind", "event", "component", "verdict", "le", "staleness"}
 
 
 def group(kind: Any = "train", reward: float = 1.0) -> RolloutGroup:
@@ -41,8 +42,15 @@ def learner(folder: Path) -> LearnerMetrics:
     for verdict in VERDICTS:
         tally.consumed(group(), verdict)
     tally.failed()
-    figures = [0.5, 2.0, 1e-5, True, 30, 32, 1.0, 0.9, 1.0, 1.5, 0.01, 0.1, 0.2, 1.5, 3, {1: 20, 3: 10}, 4.0]
-    tally.step(StepStats(*figures), step=7, version=6, buffer=3, publish_seconds=0.1)  # type: ignore[arg-type]
+    figures = step_stats(
+        loss=0.5,
+        skipped=True,
+        tokens=30,
+        staleness_histogram={1: 20, 3: 10},
+        mismatch_by_staleness={1: 0.02, 3: 0.05},
+        clip_fraction_negative=0.25,
+    )
+    tally.step(figures, step=7, version=6, buffer=3, publish_seconds=0.1)
     tally.evaluation({"pass_at_1": 0.25})
     tally.evaluation({"pass_at_1": None})
     metrics.waiting("ticket", "t0000000042")
@@ -157,6 +165,9 @@ def test_what_the_learner_did_is_what_is_shown(tmp_path: Path) -> None:
     assert value(families, "headrace_learner_groups_total", verdict="failed") == 2
     assert value(families, "headrace_learner_staleness_versions_count") == 30
     assert value(families, "headrace_learner_staleness_versions_sum") == 50
+    assert value(families, "headrace_learner_mismatch", staleness="3") == 0.05
+    assert value(families, "headrace_learner_clip_fraction_negative") == 0.25
+    assert math.isnan(value(families, "headrace_learner_mismatch_engine") or 0.0), "no token was of this version"
     assert value(families, "headrace_learner_waiting", reason="ticket") == 1
 
 
