@@ -6,7 +6,7 @@ import gc
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 import torch
@@ -26,12 +26,14 @@ from broker.policy import PolicyStore
 from broker.run_folder import RunFolder
 from broker.settings import redis_url
 from broker.streams import RolloutStream, create_groups
+from consumer.crew import LeadingTrainer, dismiss, follow
 from consumer.dispatch import Dispatch
 from consumer.evaluation import Evaluator
 from consumer.inbox import CLAIM_SECONDS
 from consumer.learner import Learner
 from consumer.memory import require_room
-from consumer.model import PolicyModel
+from consumer.model import PolicyModel, device_of
+from consumer.ranks import Ranks
 from consumer.record import StepTally
 from consumer.settings import LearnerRecipe
 from consumer.tickets import Flow
@@ -53,7 +55,7 @@ def fill_version(model: PolicyModel, source: Path, folder: Path, snapshot: dict[
     copy_tokenizer_files(source, folder)
 
 
-def build(recipe: ProcessRecipe, metrics: LearnerMetrics) -> Learner:
+def build(recipe: ProcessRecipe, metrics: LearnerMetrics, ranks: Ranks) -> Learner:
     """Connect, become the run's only learner, load the model, wait for the task."""
     url, patience = redis_url(recipe.broker), Patience(recipe.broker.patience, metrics.redis_missed)
     client = connect(recipe.broker, url, patience=patience)
@@ -63,8 +65,7 @@ def build(recipe: ProcessRecipe, metrics: LearnerMetrics) -> Learner:
     fingerprint = Fingerprint.of(recipe)
     agree(client, keys, fingerprint)
     metrics.starting("model")
-    model = PolicyModel.load(source, recipe, recipe.learner)
-    reference = _reference(recipe, source)
+    trainer = load_trainer(LeadingTrainer, recipe, ranks)
     announce(client, keys, fingerprint, json.dumps(recipe.model_dump(mode="json")))
     create_groups(client, keys)
     reached("learner.announced")
@@ -92,30 +93,39 @@ def build(recipe: ProcessRecipe, metrics: LearnerMetrics) -> Learner:
         RolloutStream(client, blocking, keys, patience=patience),
         Dispatch(ledger, policy, flow),
         policy,
-        Trainer(model, recipe, reference),
+        trainer,
         evaluator,
         tally,
         metrics,
-        partial(fill_version, model, source),
+        partial(fill_version, trainer.model, source),
     )
 
 
-def _reference(recipe: ProcessRecipe, source: Path) -> PolicyModel | None:
-    """The frozen model that the objective takes a KL to, if it does."""
-    if not recipe.objective.needs_reference:
-        return None
-    return PolicyModel.load(Path(recipe.objective.reference or source), recipe, recipe.learner).frozen()
+T = TypeVar("T", bound=Trainer)
 
 
-def finish(recipe: ProcessRecipe, metrics: LearnerMetrics) -> bool:
+def load_trainer(kind: type[T], recipe: ProcessRecipe, ranks: Ranks) -> T:
+    """The model, spread over the ranks where there are several, and the frozen one that a KL is taken to."""
+    source, settings = Path(recipe.run.model), recipe.learner
+    model, reference = PolicyModel.load(source, recipe, settings), None
+    if recipe.objective.needs_reference:
+        reference = PolicyModel.load(Path(recipe.objective.reference or source), recipe, settings).frozen()
+    if ranks.mesh is not None:
+        model = model.shard(ranks.mesh)
+        reference = reference and reference.shard(ranks.mesh)
+    return kind(model, recipe, reference, ranks)
+
+
+def finish(recipe: ProcessRecipe, metrics: LearnerMetrics, ranks: Ranks) -> bool:
     """Run to the end; False if Redis has lost something, and the run is to be taken up again from its checkpoint."""
-    learner = build(recipe, metrics)
+    learner = build(recipe, metrics, ranks)
     try:
         outcome = learner.run()
     except Behind as loss:
         structlog.get_logger("learner").warning(
             "the run is taken up again from its newest checkpoint", because=str(loss)
         )
+        dismiss(ranks, for_good=False)
         learner.close()
         del learner
         gc.collect()  # a learner holds itself in cycles: its weights must be gone before the next one loads its own
@@ -123,9 +133,17 @@ def finish(recipe: ProcessRecipe, metrics: LearnerMetrics) -> bool:
         return False
     final = RunFolder.of(recipe.run).model
     fill_version(learner.trainer.model, Path(recipe.run.model), final, learner.trainer.snapshot())
+    dismiss(ranks, for_good=True)
     reached("learner.ended")
     learner.client.set(learner.keys.finished, outcome)
     return True
+
+
+def assist(recipe: ProcessRecipe, ranks: Ranks) -> None:
+    """A follower's life: load the model, do as rank 0 does, and again where it begins anew."""
+    while not follow(load_trainer(Trainer, recipe, ranks)):
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def require_redis(recipe: ProcessRecipe) -> None:
@@ -135,22 +153,32 @@ def require_redis(recipe: ProcessRecipe) -> None:
         require_room(recipe, client.info("memory"), address(client))
 
 
-@guarded
-def main() -> None:
-    """Entry point."""
-    setup("learner")
-    recipe = process_recipe(ProcessRecipe, "consumer", "the learner of a run")
-    if recipe.learner.threads:
-        torch.set_num_threads(recipe.learner.threads)
+def lead(recipe: ProcessRecipe, ranks: Ranks) -> None:
+    """The learner's life."""
     metrics = LearnerMetrics(stall_seconds=recipe.monitoring.stall_seconds)
     server = serve(metrics, recipe.monitoring.host, recipe.monitoring.learner_port, metrics.health)
     try:
         require_redis(recipe)
         with Watchdog(metrics, recipe.monitoring.warn_seconds):
-            while not finish(recipe, metrics):
+            while not finish(recipe, metrics, ranks):
                 pass
     finally:
         server.stop()
+
+
+@guarded
+def main() -> None:
+    """Entry point; under torchrun, of every rank."""
+    setup("learner")
+    recipe = process_recipe(ProcessRecipe, "consumer", "the learner of a run")
+    if recipe.learner.threads:
+        torch.set_num_threads(recipe.learner.threads)
+    ranks = Ranks.join(device_of(recipe.learner.device))
+    if ranks.leads:
+        lead(recipe, ranks)
+    else:
+        assist(recipe, ranks)
+    ranks.leave()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -57,17 +57,37 @@ class Checkpoint:
 
     def state(self) -> dict[str, Tensor]:
         """The tensors, verified against the checksum. Raises `Refused` when the file is not what was written."""
-        path = self.folder / STATE
-        if sha256(path) != self.document["sha256"]:
-            raise _damaged(self.folder)
         try:
-            return load_file(path)
+            return load_file(self.verified() / STATE)
         except SafetensorError:  # written so, by something else than `write`
             raise _damaged(self.folder) from None
 
+    def verified(self) -> Path:
+        """The folder, its files being what was written. Raises `Refused`."""
+        sums = self.document.get("sha256")
+        files = sums if isinstance(sums, dict) else {STATE: sums}
+        try:
+            if any(sha256(self.folder / name) != digest for name, digest in files.items()):
+                raise _damaged(self.folder)
+        except OSError:
+            raise _damaged(self.folder) from None
+        return self.folder
+
+
+class Parts(Protocol):
+    """Tensors that several processes write together."""
+
+    def write(self, folder: Path) -> None:
+        """As safetensors files in `folder`."""
+
 
 def write(
-    root: Path, step: int, state: dict[str, Tensor], document: Mapping[str, Any], keep: int, keep_every: int = 0
+    root: Path,
+    step: int,
+    state: Mapping[str, Tensor] | Parts,
+    document: Mapping[str, Any],
+    keep: int,
+    keep_every: int = 0,
 ) -> Checkpoint:
     """Write `root/step-…` atomically and durably, then remove all but the newest `keep` and the `milestones`.
 
@@ -79,11 +99,15 @@ def write(
     temporary.mkdir()
     try:
         with room_for(f"the checkpoint of step {step}", root):
-            save_file(state, temporary / STATE)
+            if isinstance(state, Mapping):
+                save_file(dict(state), temporary / STATE)
+            else:
+                state.write(temporary)
             reached("checkpoint.state-written")
-            full = {**document, "step": step, "sha256": sha256(temporary / STATE)}
+            files = sorted(path.name for path in temporary.iterdir())
+            full = {**document, "step": step, "sha256": {name: sha256(temporary / name) for name in files}}
             (temporary / DOCUMENT).write_text(json.dumps(full))
-            for name in (STATE, DOCUMENT):
+            for name in (*files, DOCUMENT):
                 flush(temporary / name)
             flush(temporary)
         reached("checkpoint.flushed")

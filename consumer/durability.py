@@ -8,7 +8,7 @@ Refuses to know how a run begins again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -26,6 +26,7 @@ from consumer.background import RETRY_SECONDS, Background
 from consumer.dispatch import Dispatch
 from consumer.position import Position
 from consumer.settings import LearnerRecipe
+from consumer.shards import Shards
 from consumer.trainer import Trainer
 from monitoring.metrics import LearnerMetrics
 
@@ -51,7 +52,7 @@ class Durability:
 
     def first(self) -> None:
         """Checkpoint 0, before the first ticket, in the foreground. Raises `OSError` (ENOSPC) where it has no room."""
-        self._write(self.trainer.state_dict(), self._document([], {}, 0, Cut.nothing()), 0)
+        self._write(self.trainer.state(), self._document([], {}, 0, Cut.nothing()), 0)
 
     def resumed(self, found: checkpoint.Checkpoint) -> None:
         """The learner stands on this durable checkpoint."""
@@ -81,7 +82,7 @@ class Durability:
         self.begun = self.at.step
         with self.dispatch.lock:
             self.dispatch.cuts.keep(self.at.step)
-        self.thread.start(partial(self._make_durable, published, self.trainer.state_dict(), self.at.step))
+        self.thread.start(partial(self._make_durable, published, self.trainer.state(), self.at.step))
 
     def catch_up(self, published: Callable[[], object]) -> None:
         """Wait until no checkpoint is overdue, however long the disk is full."""
@@ -103,7 +104,7 @@ class Durability:
     def _may_retry(self) -> bool:
         return self.retry_at is None or self.clock() >= self.retry_at
 
-    def _make_durable(self, published: Callable[[], object], state: dict[str, Tensor], step: int) -> None:
+    def _make_durable(self, published: Callable[[], object], state: Mapping[str, Tensor] | Shards, step: int) -> None:
         """On the thread: what is committed up to `step` becomes final, unless there is no room for the checkpoint."""
         published()
         with self.dispatch.lock:
@@ -137,7 +138,7 @@ class Durability:
             "entry_ids": {ticket: entry_id.decode() for ticket, entry_id in ids.items()},
         }
 
-    def _write(self, state: dict[str, Tensor], document: dict[str, Any], step: int) -> None:
+    def _write(self, state: Mapping[str, Tensor] | Shards, document: dict[str, Any], step: int) -> None:
         started = time.perf_counter()
         settings = self.recipe.learner
         folder = RunFolder.of(self.recipe.run).checkpoints

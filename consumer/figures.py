@@ -6,7 +6,7 @@ to be always on: a few passes over arrays of one number a token. Refuses to know
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -63,21 +63,22 @@ class StepStats:
     train_seconds: float
 
 
-@dataclass
-class Figures:
-    """One number a token, (N,) in the order of the sheet, gathered while the gradient is taken."""
+COLUMNS = ("logprobs", "anchor", "entropy", "clipped", "truncated", "masked", "reference")
 
-    size: int
-    columns: dict[str, Tensor] = field(default_factory=dict)
+
+class Figures:
+    """A few numbers a token: `table` (len(COLUMNS), N), in the order of the sheet, filled while gradients are taken."""
+
+    def __init__(self, size: int) -> None:
+        self.table = torch.zeros(len(COLUMNS), size, dtype=torch.float64)
 
     def put(self, tokens: Tensor, **values: Tensor) -> None:
-        """What was found of these tokens (n,), a value (n,) a name."""
+        """What was found of these tokens (n,), a value (n,) for each column that is known."""
         for name, value in values.items():
-            column = self.columns.setdefault(name, torch.zeros(self.size, dtype=torch.float64))
-            column[tokens.cpu()] = value.detach().to("cpu", torch.float64)
+            self.table[COLUMNS.index(name), tokens] = value.detach().to("cpu", torch.float64)
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.columns[name]
+        return self.table[COLUMNS.index(name)]
 
 
 def step_stats(
@@ -91,8 +92,9 @@ def step_stats(
     rate: float,
     padded: int,
     seconds: float,
+    with_reference: bool = False,
 ) -> StepStats:
-    """The figures of one step; `advantages`, `staleness` (N,)."""
+    """The figures of one step; `advantages`, `staleness` (N,); `with_reference`: its column is filled."""
     behaviour = sheet.behaviour.double()
     off = held(figures["logprobs"] - behaviour)
     start = held(figures["anchor"] - behaviour)
@@ -101,7 +103,6 @@ def step_stats(
     of_sequences = held(total(figures["anchor"] - behaviour, sheet.sequences)[last])
     ages, counts = torch.unique(staleness, return_counts=True)
     by_age = {int(a): float(k3(start[staleness == a]).mean()) for a in ages}
-    reference = figures.columns.get("reference")
     signs = {"positive": advantages > 0, "negative": advantages < 0}
     finite = [norm for norm in norms if norm == norm and abs(norm) != float("inf")]
     return StepStats(
@@ -121,7 +122,7 @@ def step_stats(
         mismatch_engine=by_age.get(0),
         mismatch_staleness=_beyond(by_age, staleness, start),
         mismatch_by_staleness=by_age,
-        kl_reference=None if reference is None else float(k3(held(reference - figures["logprobs"])).mean()),
+        kl_reference=None if not with_reference else float(k3(held(figures["reference"] - figures["logprobs"])).mean()),
         advantage_mean=float(advantages.mean()),
         advantage_std=float(advantages.std(correction=0)),
         staleness_mean=float(staleness.double().mean()),

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging
 
@@ -22,6 +23,7 @@ from broker.errors import Refused
 from broker.settings import RecipeBase
 from consumer.pack import MicroBatch
 from consumer.settings import LearnerSettings
+from consumer.sharding import shard, whole
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # A head that does more than a product is not served by selecting hidden states before it.
@@ -48,7 +50,7 @@ class PolicyModel:
     @classmethod
     def load(cls, folder: Path, recipe: RecipeBase, settings: LearnerSettings) -> PolicyModel:
         """From a Hugging Face directory, safetensors only. Raises `Refused` when there is no such model."""
-        device = torch.device(_device(settings.device))
+        device = torch.device(device_of(settings.device))
         logging.disable_progress_bar()
         try:
             module = AutoModelForCausalLM.from_pretrained(
@@ -92,13 +94,21 @@ class PolicyModel:
     def snapshot(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
         """A copy of the weights on the CPU, tied ones once, that training does not touch any more."""
         wanted = dtype or self.policy_dtype
+        parameters = {name for name, _ in self.module.named_parameters()}
         return {
-            name: p.detach().to("cpu", wanted, copy=True).contiguous() for name, p in self.module.named_parameters()
-        } | {
-            name: b.detach().to("cpu", copy=True).contiguous()
-            for name, b in self.module.named_buffers()
-            if name in self._persistent_buffers
+            name: whole(t, wanted if name in parameters else None).to("cpu", copy=True).contiguous()
+            for name, t in self.named_tensors()
         }
+
+    def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """What makes the model what it is: parameters, tied ones once, and the buffers that are part of it."""
+        yield from self.module.named_parameters()
+        yield from ((name, b) for name, b in self.module.named_buffers() if name in self._persistent_buffers)
+
+    def shard(self, mesh: DeviceMesh) -> PolicyModel:
+        """The same, its weights spread over the ranks of `mesh`."""
+        shard(self.module, set(self.module._no_split_modules or ()), mesh)
+        return self
 
     def write(self, folder: Path, snapshot: dict[str, Tensor]) -> None:
         """A model directory in Hugging Face layout, without the tokenizer's files."""
@@ -127,7 +137,8 @@ class PolicyModel:
             yield
 
 
-def _device(wanted: str) -> str:
+def device_of(wanted: str) -> str:
+    """`cpu` or `cuda`, whichever `learner.device` comes to here. Raises `Refused`."""
     if wanted == "cuda" and not torch.cuda.is_available():
         raise Refused(
             "learner.device = 'cuda' and torch sees no GPU", "use learner.device = 'cpu', or install the GPU lock"

@@ -116,7 +116,7 @@ class Recovery:
 
     def _load(self, found: Checkpoint) -> None:
         """Take the checkpoint's weights and position."""
-        self.trainer.load_state_dict(found.state())
+        self.trainer.load(found.verified())
         self.at.step, self.at.version, self.at.steps_at_version = found.step, found.document["version"], 0
         self.at.sequence = found.document["sequence"]
         self.durability.resumed(found)

@@ -7,14 +7,16 @@ Refuses to know where groups come from and where weights go.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from broker.schema import RolloutGroup
+from consumer.checkpoint import STATE
 from consumer.figures import Figures, StepStats, step_stats
 from consumer.guard import CollapseGuard
 from consumer.model import PolicyModel
@@ -23,15 +25,25 @@ from consumer.objective.tokens import Tokens
 from consumer.optimizer import make_optimizer
 from consumer.pack import MicroBatch, pack
 from consumer.plan import Plan, plan
+from consumer.ranks import ALONE, Ranks
 from consumer.settings import LearnerRecipe
+from consumer.sharding import whole
+from consumer.shards import Shards, read, shapes
+from consumer.shares import assign
 from consumer.sheet import Sheet
 
 
 class Trainer:
     """The model and its optimizer; `reference` is the frozen model a KL is taken to, where the objective has one."""
 
-    def __init__(self, model: PolicyModel, recipe: LearnerRecipe, reference: PolicyModel | None = None) -> None:
-        self.model, self.recipe, self.reference = model, recipe, reference
+    def __init__(
+        self,
+        model: PolicyModel,
+        recipe: LearnerRecipe,
+        reference: PolicyModel | None = None,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.model, self.recipe, self.reference, self.ranks = model, recipe, reference, ranks
         self.updates = 0
         self.guard = CollapseGuard(recipe.learner)
         self.optimizer = make_optimizer(model.parameters, recipe.learner)
@@ -63,23 +75,25 @@ class Trainer:
             anchor=anchor,
             reference=reference,
         )
-        figures, losses, norms = Figures(len(sheet)), list[float](), list[float]()
+        figures, losses, norms = Figures(len(sheet)), torch.zeros(minibatches, dtype=torch.float64), list[float]()
         for number, micro_batches in enumerate(packed):
-            losses.append(
-                sum(self._backward(m, number, sheet, fixed, anchor, reference, figures) for m in micro_batches)
-            )
+            for micro_batch, counts in self._ours(micro_batches):
+                loss = self._backward(micro_batch, number, sheet, fixed, anchor, reference, figures if counts else None)
+                losses[number] += loss
             rate = self.learning_rate
             norms.append(self._update())
+        self.ranks.total(figures.table)
         stats = step_stats(
             sheet,
             figures,
             advantages=fixed.advantages,
             staleness=fixed.staleness,
-            losses=losses,
+            losses=self.ranks.total(losses).tolist(),
             norms=norms,
             rate=rate,
             padded=sum(m.padded_tokens for micro_batches in packed for m in micro_batches),
             seconds=time.perf_counter() - started,
+            with_reference=reference is not None,
         )
         self.guard.look(stats)
         return stats
@@ -106,9 +120,12 @@ class Trainer:
         fixed: Plan,
         anchor: Tensor | None,
         reference: Tensor | None,
-        figures: Figures,
+        figures: Figures | None,
     ) -> float:
-        """Adds the gradient of one micro-batch of minibatch `number`; its part of the loss."""
+        """Adds the gradient of one micro-batch of minibatch `number`; its part of the loss.
+
+        Without `figures` the micro-batch is another rank's, computed to keep it company: it counts for nothing.
+        """
         of, rows = self.recipe.objective, batch.tokens
         batch = batch.to(self.model.device)
         logprobs, entropy = self.model.logprobs(batch, self.recipe.sampling.temperature, entropy=of.entropy_bonus > 0)
@@ -136,8 +153,10 @@ class Trainer:
             reference=None if reference is None else of_these(reference, logprobs),
             entropy=entropy if of.entropy_bonus else None,
         )
-        loss = terms.loss.sum()
+        loss = terms.loss.sum() if figures is not None else terms.loss.sum() * 0.0
         loss.backward()
+        if figures is None:
+            return 0.0
         figures.put(
             rows,
             logprobs=logprobs,
@@ -153,16 +172,26 @@ class Trainer:
     def _whole(self, model: PolicyModel, sheet: Sheet, packed: Sequence[Sequence[MicroBatch]]) -> Tensor:
         """Log-probs (N,) of all tokens of the batch under `model` as it is now."""
         out: Tensor | None = None
-        for batch in (m for micro_batches in packed for m in micro_batches):
+        for batch, counts in self._ours([m for micro_batches in packed for m in micro_batches]):
             with torch.no_grad():
                 found = model.logprobs(batch.to(model.device), self.recipe.sampling.temperature)[0].cpu()
             out = torch.zeros(len(sheet), dtype=found.dtype) if out is None else out
-            out[batch.tokens] = found
-        return torch.zeros(len(sheet)) if out is None else out
+            if counts:
+                out[batch.tokens] = found
+        return torch.zeros(len(sheet)) if out is None else self.ranks.total(out)
+
+    def _ours(self, micro_batches: Sequence[MicroBatch]) -> list[tuple[MicroBatch, bool]]:
+        """Our share of the micro-batches, by cost. Every rank has as many, since their collectives meet in each: a rank
+        with fewer goes along with one that counts for nothing (False)."""
+        shares = assign([m.padded_tokens for m in micro_batches], self.ranks.world)
+        ours = [(micro_batches[i], True) for i in shares[self.ranks.rank]]
+        idle = max(len(share) for share in shares) - len(ours)
+        smallest = min(micro_batches, key=lambda m: m.padded_tokens)
+        return ours + [(smallest, False)] * idle
 
     def _update(self) -> float:
         """Clip and apply the gradient, or throw it away if it is not finite. Returns its norm before clipping."""
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters, self.recipe.learner.max_grad_norm))
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(self.model.parameters, self.recipe.learner.max_grad_norm)))
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
         if norm == norm and norm not in (float("inf"), float("-inf")):
@@ -175,28 +204,52 @@ class Trainer:
         """The weights to publish, copied."""
         return self.model.snapshot()
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Everything a restart needs, as flat named tensors."""
-        state: dict[str, Tensor] = {"updates": torch.tensor(self.updates)}
-        for name, weight in self.model.snapshot(torch.float32).items():
-            state[f"model.{name}"] = weight
-        for index, slots in self.optimizer.state_dict()["state"].items():
-            for name, value in slots.items():
-                state[f"optimizer.{index}.{name}"] = value.detach().to("cpu", copy=True).contiguous()
-        return state
+    def state(self) -> Mapping[str, Tensor] | Shards:
+        """Everything a restart needs, copied, for `checkpoint.write`."""
+        return self.state_dict() if self.ranks.world == 1 else Shards(self._tensors(), self.ranks)
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load(self, folder: Path) -> None:
+        """The reverse of `state`, from a checkpoint's folder, whoever and however many wrote it. Raises `KeyError`."""
+        alone = folder / STATE
+        if self.ranks.world == 1 and alone.exists():
+            self.load_state_dict(load_file(alone))
+            return
+        parameters, found = self.model.parameters, self._tensors()
+        for name, shape in shapes(folder).items():  # optimizer's slots come into being with its first step
+            if name.startswith("optimizer.") and name not in found:
+                like = parameters[int(name.split(".")[1])]
+                found[name] = torch.zeros_like(like) if like.shape == shape else torch.zeros(shape)
+        read(folder, found, self.ranks)
+        self._take_up(found)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything a restart of one process needs, as flat named tensors on the CPU, copied."""
+        return {name: t.detach().to("cpu", copy=True).contiguous() for name, t in self._tensors().items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """The reverse of `state_dict`, for the same model and recipe. Raises `KeyError` for another model's."""
-        self.updates = int(state["updates"])
-        own = dict(self.model.module.named_parameters()) | dict(self.model.module.named_buffers())
-        slots: dict[int, dict[str, Any]] = {}
+        own = self._tensors()
         with torch.no_grad():
-            for key, value in state.items():
-                kind, _, rest = key.partition(".")
-                if kind == "model":
-                    own[rest].copy_(value)
-                elif kind == "optimizer":
-                    index, _, name = rest.partition(".")
-                    slots.setdefault(int(index), {})[name] = value
+            for name, value in state.items():
+                if name.startswith("model."):
+                    own[name].copy_(value)
+        self._take_up(state)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """The tensors themselves, or our parts of them."""
+        found = {f"model.{name}": tensor.detach() for name, tensor in self.model.named_tensors()}
+        for index, slots in self.optimizer.state_dict()["state"].items():
+            found |= {f"optimizer.{index}.{name}": value for name, value in slots.items()}
+        return {"updates": torch.tensor(self.updates), **found}
+
+    def _take_up(self, state: Mapping[str, Tensor]) -> None:
+        """Position and optimizer as in `state`; the weights are there already."""
+        self.updates = int(state["updates"])
+        slots: dict[int, dict[str, Tensor]] = {}
+        for key, value in state.items():
+            kind, _, rest = key.partition(".")
+            if kind == "optimizer":
+                index, _, name = rest.partition(".")
+                slots.setdefault(int(index), {})[name] = value
         document = self.optimizer.state_dict()
         self.optimizer.load_state_dict({"state": slots, "param_groups": document["param_groups"]})

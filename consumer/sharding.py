@@ -1,0 +1,32 @@
+"""A model's weights spread over ranks (FSDP2), and gathered again.
+
+Invariant: gradients are *summed* over ranks, never averaged: the loss already has the whole batch in its denominators.
+Refuses to know what is computed with the weights.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+
+
+def shard(root: nn.Module, blocks: set[str], mesh: DeviceMesh) -> None:
+    """Spread the parameters of `root` over the ranks of `mesh`, each module of a class named in `blocks` by itself.
+
+    Weights of one block at a time are gathered for its forward and again for its backward pass.
+    """
+    for module in [m for m in root.modules() if type(m).__name__ in blocks]:
+        fully_shard(module, mesh=mesh)
+    fully_shard(root, mesh=mesh)
+    for module in root.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+
+
+def whole(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor of which this rank may hold a part, gathered from all of them; cast first, where fewer bytes travel."""
+    part = tensor.detach() if dtype is None else tensor.detach().to(dtype)
+    return part.full_tensor() if isinstance(part, DTensor) else part

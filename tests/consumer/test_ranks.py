@@ -1,0 +1,99 @@
+"""Several ranks train as one: real processes under torchrun, FSDP2 over gloo, against one process alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from consumer.shares import assign
+from tests.system.pipeline import ROOT
+
+EXACT = 1e-12
+
+
+class Found(NamedTuple):
+    """What rank 0 left."""
+
+    gradients: list[Tensor]
+    weights: dict[str, Tensor]
+    figures: list[dict[str, Any]]
+
+
+def trained(world: int, folder: Path, steps: int = 2, **what: Any) -> Found:
+    """So many steps by so many ranks."""
+    folder.mkdir(parents=True)
+    order = json.dumps({"steps": steps, "learner": {}, "objective": {}, **what})
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
+    done = subprocess.run(
+        [*command, "-m", "tests.consumer.one_rank", order, str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    gradients = load_file(folder / "gradients.safetensors")
+    return Found(
+        [gradients[f"gradient.{n}"] for n in range(len(gradients))],
+        load_file(folder / "weights.safetensors"),
+        json.loads((folder / "figures.json").read_text()),
+    )
+
+
+def off(one: Tensor, other: Tensor) -> float:
+    """The largest difference, relative to the largest value."""
+    return float((one - other).abs().max() / other.abs().max())
+
+
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "grpo": {"preset": "grpo"},
+    "gspo": {"preset": "gspo", "clip_low": 0.2, "clip_high": 0.3},
+    "whole-batch": {"preset": "m2po", "normalise_weights": True, "denominator": "after", "kl": "k1_reward",
+                    "kl_coefficient": 0.1, "entropy_bonus": 0.01},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_loss_gradient_and_figures_are_those_of_one_rank(name: str, tmp_path: Path) -> None:
+    """Two minibatches of micro-batches of 40 tokens; with 4 ranks some have nothing of their own to do."""
+    what = {"objective": OBJECTIVES[name], "learner": {"minibatches_per_batch": 2}}
+    alone = trained(1, tmp_path / "1", **what)
+    for world in (2, 4) if name == "default" else (2,):
+        together = trained(world, tmp_path / str(world), **what)
+        assert len(together.gradients) == len(alone.gradients) == 4
+        assert max(map(off, together.gradients, alone.gradients)) < EXACT
+        for one, other in zip(together.figures, alone.figures, strict=True):
+            one.pop("train_seconds"), other.pop("train_seconds")
+            for figure, value in other.items():
+                assert one[figure] == (pytest.approx(value, rel=1e-9, abs=1e-12) if value is not None else None), figure
+
+
+def test_a_checkpoint_of_some_ranks_is_resumed_by_others(tmp_path: Path) -> None:
+    """Saved by 2; taken up by 1 and by 4, and by 2 again from one alone."""
+    whole = trained(1, tmp_path / "whole", steps=4)
+    trained(2, tmp_path / "two", steps=2, save=str(tmp_path / "by-two"))
+    trained(1, tmp_path / "one", steps=2, save=str(tmp_path / "by-one"))
+    by_two, by_one = tmp_path / "by-two" / "step-00000002", tmp_path / "by-one" / "step-00000002"
+    assert len(list(by_two.glob("*.safetensors"))) == 2, "each rank wrote its part"
+    assert not [path for path in by_two.iterdir() if path.suffix not in (".safetensors", ".json")]
+    for world, source in ((1, by_two), (4, by_two), (2, by_one)):
+        resumed = trained(world, tmp_path / f"{world}-of-{source.parent.name}", steps=2, resume=str(source))
+        assert all(off(resumed.weights[name], weight) < EXACT for name, weight in whole.weights.items())
+
+
+def test_work_is_shared_by_cost_and_all_of_it_once() -> None:
+    shares = assign([9, 1, 1, 1, 4, 4], 2)
+    assert sorted(i for share in shares for i in share) == list(range(6))
+    assert [sum([9, 1, 1, 1, 4, 4][i] for i in share) for share in shares] == [10, 10]
+    assert assign([3, 2], 4) == [[0], [1], [], []]
