@@ -7,6 +7,7 @@ be asked for this: a killed parent leaves its children behind.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -29,3 +30,11 @@ def with_parent(command: Sequence[str], death: signal.Signals = signal.SIGTERM) 
     if sys.platform != "linux":
         return list(command)
     return [sys.executable, "-I", "-S", "-c", _EXEC, str(int(death)), str(os.getpid()), *command]
+
+
+def die_with_parent(death: signal.Signals = signal.SIGTERM) -> None:
+    """The same for this process, which somebody else has started: whoever that is, we do not outlive it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, int(death))
+        if os.getppid() == 1:
+            sys.exit("the parent ended first")

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import structlog
 import torch
 
+from broker.child import die_with_parent
 from broker.cli import guarded, process_recipe
 from broker.connection import address, connect, require
 from broker.errors import Behind
@@ -174,6 +175,8 @@ def main() -> None:
     if recipe.learner.threads:
         torch.set_num_threads(recipe.learner.threads)
     ranks = Ranks.join(device_of(recipe.learner.device))
+    if ranks.world > 1:
+        die_with_parent()
     if ranks.leads:
         lead(recipe, ranks)
     else:

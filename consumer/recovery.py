@@ -218,7 +218,7 @@ class Recovery:
     def _repeatable(self) -> bool:
         """Every number would come back with the very same weights: so it may come back."""
         strict = self.recipe.learner.order == "strict" and self.recipe.run.deterministic
-        return strict and self.trainer.model.device.type == "cpu"
+        return strict and self.trainer.model.device.type == "cpu" and self.trainer.ranks.world == 1
 
     def _unused(self, version: int) -> int:
         """`version` if nobody has seen a higher number, else the first that nobody has seen."""

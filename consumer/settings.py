@@ -33,6 +33,7 @@ class LearnerSettings(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     autocast: Literal["none", "bfloat16", "auto"] = Field("auto", description="auto: bfloat16 on CUDA, none on CPU")
     gradient_checkpointing: bool = False
+    ranks: int = Field(1, ge=1, description="processes that train together on this machine, each on a GPU of its own")
     threads: int = Field(0, ge=0, description="CPU threads; 0: torch's own choice")
     checkpoint_every: int = Field(10, ge=1, description="optimizer steps between durable checkpoints")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints that stay")

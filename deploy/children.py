@@ -18,6 +18,7 @@ from pathlib import Path
 from broker.child import with_parent
 
 REFUSED = 2  # exit status of a process that cannot be right: not restarted
+REFUSAL = "headrace: "  # how the line begins that says why
 QUICK_SECONDS = 60.0  # a life shorter than this counts as a failed start
 MAX_QUICK_FAILURES = 5
 LONGEST_BACKOFF = 30.0
@@ -63,6 +64,11 @@ class Child:
         """Exit status, None while it runs."""
         return self.process.poll() if self.process else None
 
+    @property
+    def refused(self) -> bool:
+        """It is over because it cannot be right; torchrun makes a 1 of its ranks' exit status."""
+        return self.status == REFUSED or (self.status == 1 and self.last_words().startswith(REFUSAL))
+
     def revive(self) -> bool:
         """Start a dead child again once its back-off is over; False when it has failed too often in a row."""
         now = self.clock()
@@ -104,5 +110,5 @@ class Child:
         if not self.log or not self.log.exists():
             return ""
         lines = self.log.read_bytes()[self.log_start :][-20_000:].decode("utf-8", "replace").splitlines()
-        refusals = [line for line in lines if line.startswith("headrace: ")]
+        refusals = [line for line in lines if line.startswith(REFUSAL)]
         return (refusals or [line for line in lines if line.strip()] or [""])[-1]

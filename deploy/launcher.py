@@ -22,8 +22,9 @@ from broker.embedded import EmbeddedServer
 from broker.errors import Refused
 from broker.run_folder import RunFolder, current, unfinished
 from broker.settings import environment
-from deploy.children import REFUSED, Child
+from deploy.children import REFUSAL, REFUSED, Child
 from deploy.model import with_model
+from deploy.ranks import learner
 from deploy.recipe import Recipe, read
 
 POLL_SECONDS = 0.2
@@ -104,7 +105,7 @@ class Launcher:
         unfinished.rename(self.folder.recipe)  # whoever looks finds a whole one
         self.view = Child("view", [*PYTHON_MODULE, "monitoring.top", str(self.folder.recipe)], None, self.environment)
         self.view.start()
-        command = [*PYTHON_MODULE, "consumer", str(self.folder.recipe)]
+        command = [sys.executable, *learner(self.recipe), str(self.folder.recipe)]
         self.learner = Child("learner", command, self.folder.log("learner"), self.environment)
         self.learner.start()
         if self.recipe.monitoring.exporter_port:
@@ -129,8 +130,8 @@ class Launcher:
         assert self.learner is not None
         while self.learner.status != 0:
             for child in [self.learner, *self.generators]:
-                if child.status == REFUSED:
-                    raise Refused(child.last_words().removeprefix("headrace: ") or f"{child.name} refused to start")
+                if child.refused:
+                    raise Refused(child.last_words().removeprefix(REFUSAL) or f"{child.name} refused to start")
                 if child.status == 0 and child is not self.learner:
                     continue  # it saw the end of the run, or was told to leave
                 if not child.revive():

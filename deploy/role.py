@@ -1,6 +1,7 @@
 """One process of a recipe, for `make producer` and `make consumer`: the model made ready, then the process itself.
 
-Invariant: what runs in the end is `python -m producer|consumer` in this very process, with the user's recipe and flags.
+Invariant: what runs in the end is `python -m producer|consumer` in this very process (of several ranks: torchrun), with
+the user's recipe and flags.
 Refuses to know what the process does.
 """
 
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from broker.cli import guarded
 from deploy.model import with_model
+from deploy.ranks import learner
 from deploy.recipe import read
 
 
@@ -24,12 +26,15 @@ def main() -> None:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--check", action="store_true", help="validate, print the resolved recipe, start nothing")
     options, flags = parser.parse_known_args()
-    command = [sys.executable, "-m", options.role, str(options.recipe), *flags]
+    program = ["-m", options.role]
     if options.check:
-        command.append("--check")
+        flags.append("--check")
     else:
-        command += ["--run.model", with_model(read(options.recipe, flags)).run.model]
-    os.execv(sys.executable, command)
+        recipe = with_model(read(options.recipe, flags))
+        flags += ["--run.model", recipe.run.model]
+        if options.role == "consumer":
+            program = learner(recipe)
+    os.execv(sys.executable, [sys.executable, *program, str(options.recipe), *flags])
 
 
 if __name__ == "__main__":

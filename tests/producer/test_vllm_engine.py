@@ -23,10 +23,14 @@ from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from broker.errors import Refused
+from broker.schema import Rollout, RolloutGroup
+from consumer.pack import pack
+from consumer.sheet import Sheet
 from producer.engine import Completion
 from producer.settings import GeneratorRecipe
 from producer.vllm_engine import SpanSource, VllmEngine
 from producer.worker_extension import PolicyExtension
+from tests.consumer.groups import policy_model
 
 T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, T]], T]
@@ -219,6 +223,18 @@ def worst_errors(
     return worst
 
 
+def learner_logprobs(group: list[Completion], temperature: float) -> tuple[Any, Any]:
+    """Log-probs (N,) as they were recorded, and as the learner finds them for the weights of version 0."""
+    rollouts = tuple(Rollout(c.tokens, c.logprobs, c.spans, 0.0) for c in group)
+    groups = [RolloutGroup("t0", "train", 0, PROMPT, rollouts)]
+    sheet, model = Sheet.of(groups), policy_model(make_weights(0))
+    found = np.zeros(len(sheet), np.float32)
+    for batch in pack(groups, sheet.starts.tolist(), 256):
+        with torch.no_grad():
+            found[batch.tokens.numpy()] = model.logprobs(batch, temperature)[0].numpy()
+    return sheet.behaviour.numpy(), found
+
+
 def versions_of(completion: Completion) -> list[int]:
     return [span.policy_version for span in completion.spans]
 
@@ -279,14 +295,16 @@ def test_prefixes_cached_under_old_weights_are_forgotten(
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("temperature", [0.7, 1.0])
-def test_logprobs_are_those_under_the_sampling_temperature(
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
+def test_logprobs_are_those_under_the_sampling_temperature_and_the_learner_s(
     run: Run[Any], make_engine: Callable[..., VllmEngine], temperature: float
 ) -> None:
     engine = make_engine(temperature=temperature, max_tokens=60)
     group = run(engine.sample(PROMPT, 5, "a"))
     assert worst_errors(group, temperature=temperature)[0] < TOLERANCE
-    assert worst_errors(group, temperature=1.7 - temperature)[0] > 0.1, "the test can tell temperatures apart"
+    assert worst_errors(group, temperature=2.0 - temperature if temperature != 1.0 else 0.7)[0] > 0.1, "others differ"
+    recorded, found = learner_logprobs(group, temperature)
+    assert np.abs(recorded - found).max() < TOLERANCE
 
 
 @pytest.mark.engine
