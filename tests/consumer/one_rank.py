@@ -1,6 +1,4 @@
-"""What a rank does in the tests of several: run by torchrun, it trains and leaves what it found in a folder.
-
-    torchrun … -m tests.consumer.one_rank WHAT FOLDER
+"""What a rank does in the tests of several: it trains and leaves what it found in a folder.
 
 Refuses to judge: rank 0 writes, the test that started it compares.
 """

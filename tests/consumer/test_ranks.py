@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from consumer.shares import assign
-from tests.system.pipeline import ROOT
+from tests.system.processes import crew
 
 EXACT = 1e-12
 
@@ -31,16 +28,9 @@ def trained(world: int, folder: Path, steps: int = 2, **what: Any) -> Found:
     """So many steps by so many ranks."""
     folder.mkdir(parents=True)
     order = json.dumps({"steps": steps, "learner": {}, "objective": {}, **what})
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
-    done = subprocess.run(
-        [*command, "-m", "tests.consumer.one_rank", order, str(folder)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    ranks = crew(world, "tests.consumer.one_rank", [order, str(folder)], folder)
+    statuses = [rank.wait(120) for rank in ranks]
+    assert statuses == [0] * world, "\n".join((folder / f"rank-{n}.log").read_text()[-3000:] for n in range(world))
     gradients = load_file(folder / "gradients.safetensors")
     return Found(
         [gradients[f"gradient.{n}"] for n in range(len(gradients))],
@@ -66,7 +56,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_loss_gradient_and_figures_are_those_of_one_rank(name: str, tmp_path: Path) -> None:
     """Two minibatches of micro-batches of 40 tokens; with 4 ranks some have nothing of their own to do."""
-    what = {"objective": OBJECTIVES[name], "learner": {"minibatches_per_batch": 2}}
+    what: dict[str, Any] = {"objective": OBJECTIVES[name], "learner": {"minibatches_per_batch": 2}}
     alone = trained(1, tmp_path / "1", **what)
     for world in (2, 4) if name == "default" else (2,):
         together = trained(world, tmp_path / str(world), **what)

@@ -29,7 +29,7 @@ from broker.run_folder import RunFolder
 from broker.settings import BrokerSettings
 from deploy.prepare import prepare
 from deploy.recipe import read
-from tests.monitoring.test_metrics import free_port
+from tests.ports import free_port
 from tests.system.pipeline import ROOT, wait_until
 
 RECIPE = str(ROOT / "recipes" / "tiny.toml")

@@ -12,14 +12,10 @@ import pytest
 
 from monitoring.endpoints import Endpoint, Endpoints, Rate, ask
 from monitoring.metrics import GeneratorMetrics, LearnerMetrics, Server, serve
+from tests.ports import free_port
 from tests.system.pipeline import wait_until
 
 HOST = "127.0.0.1"
-
-
-def free_port() -> int:
-    with socket.create_server((HOST, 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @contextmanager

@@ -31,7 +31,8 @@ from monitoring.exporter import Exporter, admitted
 from monitoring.metrics import ExporterMetrics, serve
 from tests.consumer.desk import Desk, ids, publish, trained
 from tests.faults import Faulty
-from tests.monitoring.test_metrics import HOST, free_port, get, scrape, value
+from tests.monitoring.test_metrics import HOST, get, scrape, value
+from tests.ports import free_port
 from tests.system.pipeline import ROOT, wait_until
 
 LABELS = {"kind", "verdict", "place", "stream", "reason", "phase"}

@@ -22,6 +22,7 @@ from broker.schema import Ticket as Permission
 from consumer.record import StepTally
 from monitoring.metrics import WAITING, GeneratorMetrics, LearnerMetrics, Server, serve
 from tests.consumer.one_step import step_stats
+from tests.ports import free_port
 
 Both = GeneratorMetrics | LearnerMetrics
 HOST = "127.0.0.1"
@@ -82,12 +83,6 @@ def server(metrics: Both) -> Iterator[Server]:
     started = serve(metrics, HOST, free_port(), metrics.health)
     yield started
     started.stop()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def get(port: int, path: str) -> tuple[int, str | None, str]:

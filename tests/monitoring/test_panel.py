@@ -14,8 +14,9 @@ from monitoring.metrics import GeneratorMetrics
 from monitoring.panel import panel, spark
 from monitoring.watch import Sight, Watch
 from tests.monitoring.fabricated import BEGAN, Run
-from tests.monitoring.test_endpoints import free_port, served
+from tests.monitoring.test_endpoints import served
 from tests.monitoring.test_watch import launch, watching
+from tests.ports import free_port
 from tests.system.pipeline import wait_until
 
 

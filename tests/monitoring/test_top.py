@@ -24,8 +24,9 @@ from rich.cells import cell_len
 
 from monitoring.metrics import GeneratorMetrics
 from tests.monitoring.fabricated import BEGAN, Run
-from tests.monitoring.test_endpoints import free_port, served
+from tests.monitoring.test_endpoints import served
 from tests.monitoring.test_watch import endpoints, launch
+from tests.ports import free_port
 from tests.system.pipeline import ROOT, wait_until
 
 ENDS = 120.0  # seconds within which a view that was told to end has to, on a machine that has other things to do

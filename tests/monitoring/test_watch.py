@@ -15,7 +15,8 @@ from monitoring.metrics import GeneratorMetrics
 from monitoring.recipe import resolved
 from monitoring.watch import Watch
 from tests.monitoring.fabricated import BEGAN, Run
-from tests.monitoring.test_endpoints import free_port, served
+from tests.monitoring.test_endpoints import served
+from tests.ports import free_port
 from tests.system.pipeline import wait_until
 
 

@@ -13,7 +13,8 @@ from monitoring.endpoints import ask
 from monitoring.metrics import GeneratorMetrics, LearnerMetrics, serve
 from monitoring.watchdog import EVERY_SECONDS, Alarm, Watchdog
 from tests.clock import Clock
-from tests.monitoring.test_metrics import HOST, free_port, get, value
+from tests.monitoring.test_metrics import HOST, get, value
+from tests.ports import free_port
 from tests.system.pipeline import wait_until
 
 

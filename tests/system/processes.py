@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
+from tests.ports import free_port
+
 PR_SET_PDEATHSIG = 1
 ROOT = Path(__file__).parents[2]
 MODELS = [f"transformers.models.{name}.modeling_{name}" for name in ("llama", "qwen2")]
@@ -86,3 +88,17 @@ class Forked:
     def kill(self) -> None:
         """SIGKILL."""
         self.send_signal(signal.SIGKILL)
+
+
+def crew(world: int, module: str, arguments: Sequence[str], folder: Path) -> list[Forked]:
+    """The ranks of one program, with the environment that torchrun gives them; each logs to `folder/rank-….log`."""
+    peers = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return [
+        Forked(
+            module,
+            arguments,
+            {**os.environ, **peers, "RANK": str(n), "LOCAL_RANK": str(n), "OMP_NUM_THREADS": "1"},
+            folder / f"rank-{n}.log",
+        )
+        for n in range(world)
+    ]

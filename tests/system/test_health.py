@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from deploy.prepare import prepare
-from tests.monitoring.test_metrics import free_port, get
+from tests.monitoring.test_metrics import get
+from tests.ports import free_port
 from tests.system.pipeline import Pipeline, wait_until
 
 PATIENCE = ["--monitoring.stall_seconds", "3", "--monitoring.warn_seconds", "1"]

@@ -27,7 +27,7 @@ from deploy.recipe import read
 from monitoring.metrics import GeneratorMetrics, serve
 from monitoring.settings import MonitoringSettings
 from tests.deploy.test_launcher import RECIPE, Launch, files
-from tests.monitoring.test_metrics import free_port
+from tests.ports import free_port
 
 SECRET = "s3cr3t-that-opens-the-door"
 WAYS = ("url", "environment", "file")
