@@ -169,7 +169,7 @@ def decoders(folder: Path) -> list[Decoder]:
             "step": 4,
             "version": 4,
             "sequence": 2,
-            "sha256": "a" * 64,
+            "sha256": {"state.safetensors": "a" * 64},
             "entries": [Entry(4, 4, True, ("t1",)).encode()],
         },
         "entry_ids": {"t1": "1700000000000-0"},
@@ -249,7 +249,7 @@ def decoders(folder: Path) -> list[Decoder]:
 
 def _state(path: Path) -> None:
     """Its checksum is right: whoever wrote it wrote that, too."""
-    for tensor in Checkpoint(path.parent, {"sha256": sha256(path)}).state().values():
+    for tensor in Checkpoint(path.parent, {"sha256": {path.name: sha256(path)}}).state().values():
         assert tensor.numel() * tensor.element_size() <= path.stat().st_size
 
 

@@ -64,10 +64,8 @@ class Checkpoint:
 
     def verified(self) -> Path:
         """The folder, its files being what was written. Raises `Refused`."""
-        sums = self.document.get("sha256")
-        files = sums if isinstance(sums, dict) else {STATE: sums}
         try:
-            if any(sha256(self.folder / name) != digest for name, digest in files.items()):
+            if any(sha256(self.folder / name) != digest for name, digest in self.document["sha256"].items()):
                 raise _damaged(self.folder)
         except OSError:
             raise _damaged(self.folder) from None

@@ -43,8 +43,14 @@ def _entry_ids(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(i, str) and re.fullmatch(r"\d+-\d+", i) for i in value.values())
 
 
-def _digest(value: Any) -> bool:
-    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
+def _digests(value: Any) -> bool:
+    """Of files, by their plain names."""
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(re.fullmatch(r"[\w-][\w.-]*\.safetensors", name) for name in value)
+        and all(isinstance(d, str) and re.fullmatch(r"[0-9a-f]{64}", d) for d in value.values())
+    )
 
 
 ALWAYS = ("step", "sha256")
@@ -52,7 +58,7 @@ FIELDS: dict[str, Callable[[Any], bool]] = {
     "step": _number,
     "version": _number,
     "sequence": _number,
-    "sha256": _digest,
+    "sha256": _digests,
     "entries": _entries,
     "entry_ids": _entry_ids,
 }

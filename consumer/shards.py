@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from queue import SimpleQueue
 
 import structlog
 import torch
@@ -28,15 +29,15 @@ END = b"\0"  # in place of a folder: no checkpoint will come any more
 
 
 class Shards:
-    """A copy of this rank's parts, on the CPU."""
+    """A copy of this rank's parts, on the CPU; the copies that all ranks took at one moment have the same `number`."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], ranks: Ranks) -> None:
-        self._ranks = ranks
+    def __init__(self, tensors: Mapping[str, Tensor], ranks: Ranks, number: int) -> None:
+        self._ranks, self.number = ranks, number
         self._tensors = {name: _copied(tensor, ranks.on_cpu) for name, tensor in tensors.items()}
 
     def write(self, folder: Path) -> None:
         """Rank 0: have every rank write its parts into `folder`. Raises `OSError` where one of them has no room."""
-        send(str(folder).encode(), self._ranks.saving)
+        send(f"{self.number} {folder}".encode(), self._ranks.saving)
         self.join_in(folder)
 
     def join_in(self, folder: Path) -> None:
@@ -52,25 +53,28 @@ class Shards:
 
 
 class Assistant:
-    """A follower's thread: writes the newest copy it was given, whenever rank 0 writes a checkpoint."""
+    """A follower's thread: writes its part whenever rank 0 writes a checkpoint."""
 
     def __init__(self, ranks: Ranks) -> None:
-        self._ranks, self._newest = ranks, Shards({}, ranks)
+        self._ranks, self._offers = ranks, SimpleQueue[Shards]()
         self._thread = threading.Thread(target=self._assist, name="checkpoints", daemon=True)
         self._thread.start()
 
     def offer(self, shards: Shards) -> None:
-        """From now on these are what is written."""
-        self._newest = shards
+        """This is what is to be written, unless rank 0 gives it up."""
+        self._offers.put(shards)
 
     def close(self) -> None:
         """Wait for the end, which rank 0 has announced."""
         self._thread.join()
 
     def _assist(self) -> None:
-        while (folder := receive(self._ranks.saving)) != END:
+        while (word := receive(self._ranks.saving)) != END:
+            number, _, folder = word.decode().partition(" ")
+            while (shards := self._offers.get()).number < int(number):
+                pass  # one that rank 0 has given up
             try:
-                self._newest.join_in(Path(folder.decode()))
+                shards.join_in(Path(folder))
             except OSError as error:  # rank 0 has heard of it as well, and decides
                 log = structlog.get_logger("learner")
                 log.warning("no room for a part of a checkpoint", rank=self._ranks.rank, error=str(error))

@@ -44,7 +44,7 @@ class Trainer:
         ranks: Ranks = ALONE,
     ) -> None:
         self.model, self.recipe, self.reference, self.ranks = model, recipe, reference, ranks
-        self.updates = 0
+        self.updates, self._copies = 0, 0
         self.guard = CollapseGuard(recipe.learner)
         self.optimizer = make_optimizer(model.parameters, recipe.learner)
 
@@ -206,7 +206,10 @@ class Trainer:
 
     def state(self) -> Mapping[str, Tensor] | Shards:
         """Everything a restart needs, copied, for `checkpoint.write`."""
-        return self.state_dict() if self.ranks.world == 1 else Shards(self._tensors(), self.ranks)
+        if self.ranks.world == 1:
+            return self.state_dict()
+        self._copies += 1
+        return Shards(self._tensors(), self.ranks, self._copies)
 
     def load(self, folder: Path) -> None:
         """The reverse of `state`, from a checkpoint's folder, whoever and however many wrote it. Raises `KeyError`."""

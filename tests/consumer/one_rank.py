@@ -66,7 +66,6 @@ def main() -> None:
         if what.get("save"):
             checkpoint.write(Path(what["save"]), trainer.updates, trainer.state(), {}, keep=9)
         save_file({f"gradient.{n}": g for n, g in enumerate(seen)}, folder / "gradients.safetensors")
-        save_file(trainer.snapshot(), folder / "weights.safetensors")
         (folder / "figures.json").write_text(json.dumps(found))
         dismiss(ranks, for_good=True)
     ranks.leave()

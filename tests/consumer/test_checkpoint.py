@@ -143,7 +143,7 @@ def test_nothing_in_it_is_ever_unpickled(tmp_path: Path) -> None:
     assert names(folder) == sorted([DOCUMENT, STATE])
     torch.save(state(), folder / STATE)
     document = json.loads((folder / DOCUMENT).read_text())
-    document["sha256"] = hashlib.sha256((folder / STATE).read_bytes()).hexdigest()
+    document["sha256"] = {STATE: hashlib.sha256((folder / STATE).read_bytes()).hexdigest()}
     (folder / DOCUMENT).write_text(json.dumps(document))
     found = newest(tmp_path)
     assert found is not None

@@ -20,7 +20,6 @@ class Found(NamedTuple):
     """What rank 0 left."""
 
     gradients: list[Tensor]
-    weights: dict[str, Tensor]
     figures: list[dict[str, Any]]
 
 
@@ -34,7 +33,6 @@ def trained(world: int, folder: Path, steps: int = 2, **what: Any) -> Found:
     gradients = load_file(folder / "gradients.safetensors")
     return Found(
         [gradients[f"gradient.{n}"] for n in range(len(gradients))],
-        load_file(folder / "weights.safetensors"),
         json.loads((folder / "figures.json").read_text()),
     )
 
@@ -63,8 +61,9 @@ def test_loss_gradient_and_figures_are_those_of_one_rank(name: str, tmp_path: Pa
         assert len(together.gradients) == len(alone.gradients) == 4
         assert max(map(off, together.gradients, alone.gradients)) < EXACT
         for one, other in zip(together.figures, alone.figures, strict=True):
-            one.pop("train_seconds"), other.pop("train_seconds")
             for figure, value in other.items():
+                if figure == "train_seconds":
+                    continue
                 assert one[figure] == (pytest.approx(value, rel=1e-9, abs=1e-12) if value is not None else None), figure
 
 
@@ -78,7 +77,7 @@ def test_a_checkpoint_of_some_ranks_is_resumed_by_others(tmp_path: Path) -> None
     assert not [path for path in by_two.iterdir() if path.suffix not in (".safetensors", ".json")]
     for world, source in ((1, by_two), (4, by_two), (2, by_one)):
         resumed = trained(world, tmp_path / f"{world}-of-{source.parent.name}", steps=2, resume=str(source))
-        assert all(off(resumed.weights[name], weight) < EXACT for name, weight in whole.weights.items())
+        assert max(map(off, resumed.gradients, whole.gradients[2:])) < EXACT, "weights and moments are those of before"
 
 
 def test_work_is_shared_by_cost_and_all_of_it_once() -> None:
