@@ -1,13 +1,11 @@
-"""The policy model: fp32 master weights, log-probs of chosen tokens, snapshots for publishing.
+"""The policy model: loaded from a folder, made ready to train, asked for log-probs, copied out for publishing.
 
-Invariant: a token's log-prob is log softmax(logits/T) in fp32, whatever precision the body ran in. Refuses to know
+Invariant: its weights are fp32 masters, and what is published is a copy that training does not touch. Refuses to know
 advantages, optimizers and text.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
 from broker.errors import Refused
 from broker.settings import RecipeBase
-from consumer.pack import MicroBatch
+from consumer.attention import install
+from consumer.logprobs import LogProbs
+from consumer.pack import Layout, MicroBatch
 from consumer.settings import LearnerSettings
 from consumer.sharding import shard, whole
 
@@ -31,7 +32,10 @@ HEAD_EXTRAS = {"final_logit_softcapping": None, "logits_scaling": 1.0, "logit_sc
 
 
 class PolicyModel:
-    """A causal language model that is trained."""
+    """A causal language model that is trained: `module` as transformers has it, `net` the whole way to log-probs.
+
+    `layout` is what its micro-batches are to be packed in.
+    """
 
     def __init__(self, module: Any, settings: LearnerSettings, policy_dtype: torch.dtype, device: torch.device) -> None:
         for name, neutral in HEAD_EXTRAS.items():
@@ -39,13 +43,19 @@ class PolicyModel:
                 raise Refused(
                     f"the model's configuration sets {name}", "its output head is not supported yet; use another model"
                 )
+        self.layout = _layout(module, settings)
         self.module = module.to(device)
         self.device, self.policy_dtype = device, policy_dtype
         kind = settings.autocast if settings.autocast != "auto" else ("bfloat16" if device.type == "cuda" else "none")
-        self._autocast = kind == "bfloat16"
+        self.net = LogProbs(self.module, settings.logit_chunk, autocast=kind == "bfloat16")
         if settings.gradient_checkpointing:
             self.module.gradient_checkpointing_enable({"use_reentrant": False})
+        if settings.compile:
+            compile_layers(self.module)
         self.module.train()
+        for part in self.module.modules():
+            if isinstance(part, nn.Dropout):  # a policy that drops units is another one than the one that sampled
+                part.p = 0.0
 
     @classmethod
     def load(cls, folder: Path, recipe: RecipeBase, settings: LearnerSettings) -> PolicyModel:
@@ -69,22 +79,8 @@ class PolicyModel:
 
         The entropies have a gradient only where `entropy` asks for one.
         """
-        with self._precision():
-            hidden = self.module.base_model(
-                input_ids=batch.input_ids,
-                position_ids=batch.position_ids,
-                attention_mask=batch.attention_mask,
-                use_cache=False,
-            ).last_hidden_state  # (R, T, D)
-        chosen = hidden.flatten(0, 1)[batch.predictor]  # (N, D): the head runs for completion tokens only
-        wide = torch.promote_types(chosen.dtype, torch.float32)
-        # Outside autocast: a logit rounded to bfloat16 is off by up to 0.4 %, which no later float32 brings back.
-        logits = self.module.get_output_embeddings()(chosen.to(wide)) / temperature  # (N, V)
-        normaliser = torch.logsumexp(logits, -1)
-        chosen_logits = logits.gather(1, batch.targets[:, None])[:, 0]
-        with torch.set_grad_enabled(entropy and torch.is_grad_enabled()):
-            spread = normaliser - (torch.softmax(logits, -1) * logits).sum(-1)
-        return chosen_logits - normaliser, spread
+        found: tuple[Tensor, Tensor] = self.net(batch, temperature, entropy)
+        return found
 
     def frozen(self) -> PolicyModel:
         """The same, never to be trained."""
@@ -131,10 +127,28 @@ class PolicyModel:
             name for name, _ in self.module.named_parameters(remove_duplicate=False)
         }
 
-    @contextlib.contextmanager
-    def _precision(self) -> Iterator[None]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
-            yield
+
+def _layout(module: Any, settings: LearnerSettings) -> Layout:
+    if install(module):
+        return settings.layout
+    if settings.layout in ("packed", "shared_prompt"):
+        raise Refused(
+            f"learner.layout = '{settings.layout}' and {type(module).__name__} cannot keep sequences of a row apart",
+            "use learner.layout = 'auto', which pads for such a model",
+        )
+    return "padded"
+
+
+def compile_layers(module: nn.Module) -> None:
+    """Let torch compile every layer as it is first used, one graph for all of them and for all lengths.
+
+    Raises `Refused` for a model without layers of transformers' kind.
+    """
+    layers = [part for part in module.modules() if isinstance(part, GradientCheckpointingLayer)]
+    if not layers:
+        raise Refused(f"learner.compile is set and {type(module).__name__} has no layers that can be compiled")
+    for layer in layers:
+        layer.compile(dynamic=True)
 
 
 def device_of(wanted: str) -> str:

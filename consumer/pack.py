@@ -3,9 +3,11 @@
 Invariant: each completion token appears in one micro-batch, once, predicted from the hidden state of the token before
 it in its own sequence, whatever the layout. Refuses to know the model and the objective.
 
-A row is a prompt followed by one or more completions of it. With one completion a row the causal order is mask enough
-and padding on the right is never looked at. With several (`shared_prompt`) the prompt is computed once: each
-completion sees the prompt and itself, at positions that go on from the prompt's.
+A block is a prompt followed by one or more completions of it. `packed` and `shared_prompt` put blocks one after another
+into a single row (1, T), which `Segments` keep apart; `packed` has one completion a block, `shared_prompt` as many as
+the budget allows, so that a prompt is computed once for them: each sees the prompt and itself, at positions that go on
+from the prompt's. `padded` has a block of one completion a row, where causal order is mask enough and padding on the
+right is never looked at: any model can be given that.
 """
 
 from __future__ import annotations
@@ -20,10 +22,15 @@ import torch
 from torch import Tensor
 
 from broker.schema import Ints, RolloutGroup
+from consumer.bins import fill, spread
+from consumer.segments import ALONE, Segments
 
+Layout = Literal["auto", "packed", "shared_prompt", "padded"]
 # One attention score costs about this much of what a token costs in the linear layers of a small model; it decides only
-# between layouts of equal result.
+# between layouts of equal result, and between ranks.
 ATTENTION_COST = 1 / 4000
+# What of the cost sharing prompts has to leave, at most, to be worth its less regular attention.
+WORTH_SHARING = 0.9
 
 
 @dataclass(frozen=True)
@@ -35,8 +42,8 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A prompt (P,) and the completions that share it in one row."""
+class Block:
+    """A prompt (P,) and the completions that share it."""
 
     prompt: Ints
     completions: tuple[Member, ...]
@@ -45,26 +52,41 @@ class Row:
     def length(self) -> int:
         return len(self.prompt) + sum(len(c.tokens) for c in self.completions)
 
+    @property
+    def cost(self) -> float:
+        prompt, lengths = len(self.prompt), [len(c.tokens) for c in self.completions]
+        return _cost(prompt) + sum(_cost(length, prompt) for length in lengths)
+
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One forward pass. Shapes: R rows, T padded length, N completion tokens.
+    """One forward pass. Shapes: R rows, T tokens a row, N completion tokens.
 
-    `input_ids`, `position_ids` (R, T); `attention_mask` (R, 1, T, T) bool, or None where causal order suffices;
-    `predictor` (N,) index into R·T of the position that predicts a token; `targets` (N,); `tokens` (N,) the place of
-    each in the batch's `Sheet`, those of a completion together and in order.
+    `input_ids`, `position_ids` (R, T); `segments` of a packed row, with R = 1, or None where every row is one sequence,
+    padded on its right; `predictor` (N,) index into R·T of the position that predicts a token; `targets` (N,); `tokens`
+    (N,) the place of each in the batch's `Sheet`, those of a completion together and in order. `cost` is in units of a
+    token's linear work, attention included.
     """
 
     input_ids: Tensor
     position_ids: Tensor
-    attention_mask: Tensor | None
+    segments: Segments | None
     predictor: Tensor
     targets: Tensor
     tokens: Tensor
+    cost: float
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same on `device`."""
-        return MicroBatch(*(None if v is None else v.to(device) for v in self.__dict__.values()))  # type: ignore[arg-type]
+        return MicroBatch(
+            self.input_ids.to(device),
+            self.position_ids.to(device),
+            None if self.segments is None else self.segments.to(device),
+            self.predictor.to(device),
+            self.targets.to(device),
+            self.tokens.to(device),
+            self.cost,
+        )
 
     @property
     def padded_tokens(self) -> int:
@@ -76,91 +98,131 @@ def pack(
     groups: Sequence[RolloutGroup],
     starts: Sequence[int],
     tokens_per_micro_batch: int,
-    layout: Literal["auto", "padded", "shared_prompt"] = "auto",
+    layout: Layout = "auto",
     pad: int = 0,
 ) -> list[MicroBatch]:
-    """All completions in micro-batches of at most that many padded tokens (one row at least); `pad` adds padding.
+    """All completions in micro-batches of at most that many tokens (one block at least), costliest first.
 
-    `starts` are the places in the batch's `Sheet` of the first token of each completion, group by group.
+    `starts` are the places in the batch's `Sheet` of the first token of each completion, group by group; `auto` is
+    `shared_prompt` where that saves a tenth of the work, `packed` elsewhere; `pad` adds padding to each row.
     """
-    shared = _rows(groups, starts, tokens_per_micro_batch, shared=True)
-    padded = _rows(groups, starts, tokens_per_micro_batch, shared=False)
+    budget = tokens_per_micro_batch
+    alone = _blocks(groups, starts, budget, shared=False)
+    if layout == "padded":
+        return [_rows(part, pad) for part in _like_lengths(alone, budget)]
+    shared = _blocks(groups, starts, budget, shared=True)
     if layout == "auto":
-        layout = "shared_prompt" if _cost(shared) < 0.9 * _cost(padded) else "padded"
-    rows = shared if layout == "shared_prompt" else padded
-    return [_tensors(part, pad) for part in _fill(rows, tokens_per_micro_batch)]
+        saved = sum(b.cost for b in shared) < WORTH_SHARING * sum(b.cost for b in alone)
+        layout = "shared_prompt" if saved else "packed"
+    blocks = shared if layout == "shared_prompt" else alone
+    packed = [_row([blocks[i] for i in part], pad) for part in fill([b.length for b in blocks], budget)]
+    return sorted(packed, key=lambda m: (-m.cost, int(m.tokens[0])))
 
 
-def _rows(groups: Sequence[RolloutGroup], starts: Sequence[int], budget: int, *, shared: bool) -> list[Row]:
-    rows = []
+def assign(micro_batches: Sequence[MicroBatch], world: int) -> list[list[int]]:
+    """Indices of the micro-batches of each of `world` ranks, of about equal cost, none more than ⌈M/world⌉ of them.
+
+    Ranks that reduce gradients together make as many forward passes as the longest list has entries.
+    """
+    return spread([m.cost for m in micro_batches], world, -(-len(micro_batches) // world))
+
+
+def _blocks(groups: Sequence[RolloutGroup], starts: Sequence[int], budget: int, *, shared: bool) -> list[Block]:
+    blocks = []
     first = iter(starts)
     for group in groups:
         part: list[Member] = []
         room = budget - len(group.prompt)
         for rollout in group.rollouts:
             if part and (not shared or len(rollout.tokens) > room):
-                rows.append(Row(group.prompt, tuple(part)))
+                blocks.append(Block(group.prompt, tuple(part)))
                 part, room = [], budget - len(group.prompt)
             part.append(Member(rollout.tokens, next(first)))
             room -= len(rollout.tokens)
-        rows.append(Row(group.prompt, tuple(part)))
-    return rows
+        blocks.append(Block(group.prompt, tuple(part)))
+    return blocks
 
 
-def _cost(rows: Sequence[Row]) -> float:
-    """Tokens computed, attention included, in units of a token's linear work."""
-    return sum(r.length * (1 + r.length * ATTENTION_COST) for r in rows)
+def _cost(queries: int, before: int = 0) -> float:
+    """Of a causal segment that sees so many tokens before its own."""
+    return queries * (1 + (before + queries / 2) * ATTENTION_COST)
 
 
-def _fill(rows: Sequence[Row], budget: int) -> Iterator[list[Row]]:
-    """Rows of like length together, longest first, while rows × longest stays within the budget."""
-    part: list[Row] = []
-    for row in sorted(rows, key=lambda r: (-r.length, r.completions[0].first)):
+def _like_lengths(blocks: Sequence[Block], budget: int) -> Iterator[list[Block]]:
+    """Blocks of like length together, longest first, while rows × longest stays within the budget."""
+    part: list[Block] = []
+    for block in sorted(blocks, key=lambda b: (-b.length, b.completions[0].first)):
         if part and (len(part) + 1) * part[0].length > budget:
             yield part
             part = []
-        part.append(row)
+        part.append(block)
     if part:
         yield part
 
 
-def _tensors(rows: Sequence[Row], pad: int) -> MicroBatch:
-    width = rows[0].length + pad
-    ids = np.zeros((len(rows), width), np.int64)
+def _row(blocks: Sequence[Block], pad: int) -> MicroBatch:
+    """One row of blocks, each prompt and each completion a segment where prompts are shared, else each sequence."""
+    lengths: list[int] = []
+    prompts: list[int] = []
+    positions: list[npt.NDArray[np.int64]] = []
+    for block in blocks:
+        prompt, parts = len(block.prompt), [len(c.tokens) for c in block.completions]
+        positions += [np.arange(prompt), *(prompt + np.arange(part) for part in parts)]
+        if len(parts) == 1:
+            lengths, prompts = [*lengths, prompt + parts[0]], [*prompts, ALONE]
+        else:
+            here = len(lengths)
+            lengths, prompts = [*lengths, prompt, *parts], [*prompts, ALONE, *(here for _ in parts)]
+    if pad:
+        lengths, prompts, positions = [*lengths, pad], [*prompts, ALONE], [*positions, np.arange(pad)]
+    ids = np.zeros((1, sum(lengths)), np.int64)
+    starts = np.cumsum([0, *(b.length for b in blocks)])
+    predictor = [_write(ids[0], block, int(start)) for block, start in zip(blocks, starts, strict=False)]
+    segments = Segments.of(lengths, prompts)
+    cost = sum(_cost(own, before) for own, before in zip(lengths, segments.before, strict=True))
+    return _micro_batch(blocks, ids, np.concatenate(positions)[None], segments, predictor, cost)
+
+
+def _rows(blocks: Sequence[Block], pad: int) -> MicroBatch:
+    """A block of one completion a row, padded on the right to the first one's length and `pad`."""
+    width = blocks[0].length + pad
+    ids = np.zeros((len(blocks), width), np.int64)
     # Positions run on through the padding: a restart would look like a second sequence to transformers.
-    positions = np.tile(np.arange(width), (len(rows), 1))
-    packed = any(len(row.completions) > 1 for row in rows)
-    segments = np.full((len(rows), width), -1, np.int64)  # 0 prompt, 1.. completions, −1 padding
-    predictor: list[npt.NDArray[np.int64]] = []
-    places: list[npt.NDArray[np.int64]] = []
-    for r, row in enumerate(rows):
-        prompt = len(row.prompt)
-        ids[r, :prompt], segments[r, :prompt] = row.prompt, 0
-        at = prompt
-        for number, c in enumerate(row.completions, 1):
-            length = len(c.tokens)
-            ids[r, at : at + length] = c.tokens
-            positions[r, at : at + length] = prompt + np.arange(length)
-            segments[r, at : at + length] = number
-            before = np.arange(at - 1, at + length - 1)
-            before[0] = prompt - 1  # the first token of every completion is predicted by the end of the prompt
-            predictor.append(r * width + before)
-            places.append(c.first + np.arange(length))
-            at += length
-    completions = [c for row in rows for c in row.completions]
+    positions = np.tile(np.arange(width), (len(blocks), 1))
+    predictor = [r * width + _write(ids[r], block, 0) for r, block in enumerate(blocks)]
+    return _micro_batch(blocks, ids, positions, None, predictor, len(blocks) * _cost(width))
+
+
+def _write(row: npt.NDArray[np.int64], block: Block, start: int) -> npt.NDArray[np.int64]:
+    """Puts a block's tokens into a row; the places of what predicts its completion tokens (N,)."""
+    prompt, predictor = len(block.prompt), []
+    row[start : start + prompt] = block.prompt
+    at = start + prompt
+    for completion in block.completions:
+        length = len(completion.tokens)
+        row[at : at + length] = completion.tokens
+        before = np.arange(at - 1, at + length - 1)
+        before[0] = start + prompt - 1  # the first token of every completion is predicted by the end of the prompt
+        predictor.append(before)
+        at += length
+    return np.concatenate(predictor)
+
+
+def _micro_batch(
+    blocks: Sequence[Block],
+    ids: npt.NDArray[np.int64],
+    positions: npt.NDArray[np.int64],
+    segments: Segments | None,
+    predictor: Sequence[npt.NDArray[np.int64]],
+    cost: float,
+) -> MicroBatch:
+    completions = [c for block in blocks for c in block.completions]
     return MicroBatch(
         torch.from_numpy(ids),
         torch.from_numpy(positions),
-        _mask(torch.from_numpy(segments)) if packed else None,
+        segments,
         torch.from_numpy(np.concatenate(predictor)),
         torch.from_numpy(np.concatenate([c.tokens for c in completions]).astype(np.int64)),
-        torch.from_numpy(np.concatenate(places)),
+        torch.from_numpy(np.concatenate([c.first + np.arange(len(c.tokens)) for c in completions])),
+        cost,
     )
-
-
-def _mask(segments: Tensor) -> Tensor:
-    """(R, T) segments → (R, 1, T, T): a query sees earlier keys of the prompt and its own segment; padding itself."""
-    query, key = segments[:, :, None], segments[:, None, :]
-    itself = torch.eye(segments.shape[1], dtype=torch.bool)
-    causal = torch.ones_like(itself).tril()
-    return ((causal & ((key == 0) | (key == query)) & (key >= 0)) | itself)[:, None]

@@ -26,10 +26,14 @@ class LearnerSettings(Section):
     eps: float = Field(1e-8, gt=0)
     max_grad_norm: float = Field(1.0, gt=0)
     minibatches_per_batch: int = Field(1, ge=1)
-    tokens_per_micro_batch: int = Field(4096, ge=1, description="padded tokens of one forward pass")
-    layout: Literal["auto", "padded", "shared_prompt"] = Field(
-        "auto", description="one completion a row, or a group in a row behind its prompt, which is then computed once"
+    tokens_per_micro_batch: int = Field(4096, ge=1, description="tokens of one forward pass, padding included")
+    layout: Literal["auto", "packed", "shared_prompt", "padded"] = Field(
+        "auto",
+        description="sequences one after another in a row; a prompt once for its completions; or a padded row each, "
+        "which any model can be given; auto: whichever of the first two costs less",
     )
+    logit_chunk: int = Field(0, ge=0, description="tokens whose logits exist at once; 0: as many as fill 128 MiB")
+    compile: bool = Field(False, description="let torch compile the model's layers; needs a C++ compiler on a CPU")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     autocast: Literal["none", "bfloat16", "auto"] = Field("auto", description="auto: bfloat16 on CUDA, none on CPU")
     gradient_checkpointing: bool = False

@@ -107,7 +107,7 @@ class Trainer:
                 groups[n::minibatches],
                 list(chain.from_iterable(first[n::minibatches])),
                 settings.tokens_per_micro_batch,
-                settings.layout,
+                self.model.layout,
             )
             for n in range(minibatches)
         ]

@@ -19,6 +19,7 @@ import consumer.trainer
 from broker.schema import RolloutGroup
 from consumer.pack import pack
 from consumer.settings import LearnerRecipe
+from consumer.sheet import Sheet
 from consumer.trainer import StepStats, Trainer
 from tests.consumer import oracle
 from tests.consumer.groups import gpt2, llama, policy_model, random_groups, recipe
@@ -143,7 +144,7 @@ def test_the_denominator_counts_the_tokens_of_the_whole_batch_those_without_adva
 
 # -- invariance ------------------------------------------------------------------------------------------------------
 
-CUTS = [(budget, layout) for budget in (1, 40, 130, 10**6) for layout in ("padded", "shared_prompt", "auto")]
+CUTS = [(budget, layout) for budget in (1, 40, 130, 10**6) for layout in ("padded", "packed", "shared_prompt", "auto")]
 
 
 def cut(budget: int, layout: str) -> LearnerRecipe:
@@ -184,18 +185,19 @@ def test_no_cut_and_no_order_changes_loss_or_gradient(
     assert_same(trained(llama(), cut(budget, layout), groups), plain["float32"], 1e-4)
 
 
-LAYOUTS: list[Literal["padded", "shared_prompt"]] = ["padded", "shared_prompt"]
+LAYOUTS: list[Literal["padded", "packed", "shared_prompt"]] = ["padded", "packed", "shared_prompt"]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_padding_is_never_looked_at(
-    layout: Literal["padded", "shared_prompt"],
+    layout: Literal["padded", "packed", "shared_prompt"],
     plain: dict[str, tuple[StepStats, list[Update]]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(consumer.trainer, "pack", partial(pack, pad=9))
     stats, updates = trained(gpt2(), cut(130, layout))
-    rows = sum(len(batch.input_ids) for batch in pack(GROUPS, 130, layout))
-    assert stats.padded_tokens == sum(batch.padded_tokens for batch in pack(GROUPS, 130, layout)) + 9 * rows
+    plainly = pack(GROUPS, Sheet.of(GROUPS).starts.tolist(), 130, layout)
+    rows = sum(len(batch.input_ids) for batch in plainly)
+    assert stats.padded_tokens == sum(batch.padded_tokens for batch in plainly) + 9 * rows
     assert_same((stats, updates), plain["float64"], 1e-10)
     assert_same(trained(llama(), cut(130, layout)), plain["float32"], 1e-4)
