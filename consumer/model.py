@@ -6,6 +6,7 @@ advantages, optimizers and text.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ class PolicyModel:
 
     def shard(self, mesh: DeviceMesh) -> PolicyModel:
         """The same, its weights spread over the ranks of `mesh`."""
-        shard(self.module, set(self.module._no_split_modules or ()), mesh)
+        shard(self.net, _layers(self.module), mesh)
         return self
 
     def write(self, folder: Path, snapshot: dict[str, Tensor]) -> None:
@@ -144,11 +145,15 @@ def compile_layers(module: nn.Module) -> None:
 
     Raises `Refused` for a model without layers of transformers' kind.
     """
-    layers = [part for part in module.modules() if isinstance(part, GradientCheckpointingLayer)]
+    layers = _layers(module)
     if not layers:
         raise Refused(f"learner.compile is set and {type(module).__name__} has no layers that can be compiled")
     for layer in layers:
         layer.compile(dynamic=True)
+
+
+def _layers(module: nn.Module) -> list[nn.Module]:
+    return [part for part in module.modules() if isinstance(part, GradientCheckpointingLayer)]
 
 
 def device_of(wanted: str) -> str:

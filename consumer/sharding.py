@@ -6,6 +6,8 @@ Refuses to know what is computed with the weights.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -13,13 +15,13 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 
-def shard(root: nn.Module, blocks: set[str], mesh: DeviceMesh) -> None:
-    """Spread the parameters of `root` over the ranks of `mesh`, each module of a class named in `blocks` by itself.
+def shard(root: nn.Module, blocks: Sequence[nn.Module], mesh: DeviceMesh) -> None:
+    """Spread the parameters of `root` over the ranks of `mesh`, each of `blocks`, which are parts of it, by itself.
 
     Weights of one block at a time are gathered for its forward and again for its backward pass.
     """
-    for module in [m for m in root.modules() if type(m).__name__ in blocks]:
-        fully_shard(module, mesh=mesh)
+    for block in blocks:
+        fully_shard(block, mesh=mesh)
     fully_shard(root, mesh=mesh)
     for module in root.modules():
         if isinstance(module, FSDPModule):

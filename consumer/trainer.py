@@ -23,13 +23,12 @@ from consumer.model import PolicyModel
 from consumer.objective.loss import token_terms
 from consumer.objective.tokens import Tokens
 from consumer.optimizer import make_optimizer
-from consumer.pack import MicroBatch, pack
+from consumer.pack import MicroBatch, assign, pack
 from consumer.plan import Plan, plan
 from consumer.ranks import ALONE, Ranks
 from consumer.settings import LearnerRecipe
 from consumer.sharding import whole
 from consumer.shards import Shards, read, shapes
-from consumer.shares import assign
 from consumer.sheet import Sheet
 
 
@@ -183,10 +182,10 @@ class Trainer:
     def _ours(self, micro_batches: Sequence[MicroBatch]) -> list[tuple[MicroBatch, bool]]:
         """Our share of the micro-batches, by cost. Every rank has as many, since their collectives meet in each: a rank
         with fewer goes along with one that counts for nothing (False)."""
-        shares = assign([m.padded_tokens for m in micro_batches], self.ranks.world)
+        shares = assign(micro_batches, self.ranks.world)
         ours = [(micro_batches[i], True) for i in shares[self.ranks.rank]]
         idle = max(len(share) for share in shares) - len(ours)
-        smallest = min(micro_batches, key=lambda m: m.padded_tokens)
+        smallest = min(micro_batches, key=lambda m: m.cost)
         return ours + [(smallest, False)] * idle
 
     def _update(self) -> float:

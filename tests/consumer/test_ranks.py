@@ -10,7 +10,6 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
-from consumer.shares import assign
 from tests.system.processes import crew
 
 EXACT = 1e-12
@@ -78,10 +77,3 @@ def test_a_checkpoint_of_some_ranks_is_resumed_by_others(tmp_path: Path) -> None
     for world, source in ((1, by_two), (4, by_two), (2, by_one)):
         resumed = trained(world, tmp_path / f"{world}-of-{source.parent.name}", steps=2, resume=str(source))
         assert max(map(off, resumed.gradients, whole.gradients[2:])) < EXACT, "weights and moments are those of before"
-
-
-def test_work_is_shared_by_cost_and_all_of_it_once() -> None:
-    shares = assign([9, 1, 1, 1, 4, 4], 2)
-    assert sorted(i for share in shares for i in share) == list(range(6))
-    assert [sum([9, 1, 1, 1, 4, 4][i] for i in share) for share in shares] == [10, 10]
-    assert assign([3, 2], 4) == [[0], [1], [], []]
