@@ -99,7 +99,7 @@ def step_stats(
     off = held(figures["logprobs"] - behaviour)
     start = held(figures["anchor"] - behaviour)
     ratio = off.exp()
-    last = torch.from_numpy(sheet.starts + sheet.lengths - 1)
+    last = torch.from_numpy((sheet.starts + sheet.lengths - 1)[sheet.lengths > 0])
     of_sequences = held(total(figures["anchor"] - behaviour, sheet.sequences)[last])
     ages, counts = torch.unique(staleness, return_counts=True)
     by_age = {int(a): float(k3(start[staleness == a]).mean()) for a in ages}

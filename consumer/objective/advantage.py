@@ -28,7 +28,7 @@ def advantages(rewards: Array, sizes: Sequence[int], of: ObjectiveSettings, comp
     if of.scale == "gdpo":
         parts = [_gdpo(components[a:b], of) for a, b in pairwise(bounds)]
         out = np.concatenate([np.zeros(0), *parts])
-        return _over_std(out - out.mean() if len(out) else out, out, of)
+        return _over_std(out, out, of)  # their mean is 0, and a group of equals stays exactly there
     parts = [_in_group(rewards[a:b], of) for a, b in pairwise(bounds)]
     out = np.concatenate([np.zeros(0), *parts])
     return _over_std(out, out, of) if of.scale == "batch_std" else out
@@ -52,7 +52,7 @@ def centred(rewards: npt.ArrayLike, baseline: Baseline) -> Array:
 def whitened(returns: Array, counted: npt.NDArray[np.bool_], of: ObjectiveSettings) -> Array:
     """(R − mean)/(std + ε) over the counted tokens of a batch, (N,) → (N,). REINFORCE++, Hu 2025."""
     seen = returns[counted]
-    if len(seen) < 2 or seen.std() == 0:
+    if len(seen) < 2 or bool((seen == seen[0]).all()):  # the std of equals need not come out as 0
         return np.zeros_like(returns)
     out: Array = (returns - seen.mean()) / (seen.std(ddof=1) + of.std_eps)
     return out

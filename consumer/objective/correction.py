@@ -74,19 +74,21 @@ def filtered(tokens: Tokens, of: ObjectiveSettings) -> Tensor:
 def second_moment_mask(tokens: Tokens, limit: float) -> Tensor:
     """The harmful tokens to drop, largest |log ρ| first, until the mean (log ρ)² of the rest is ≤ limit; (N,) bool.
 
+    Equal ones, as the first tokens of answers that begin alike, go together: which stands first must not matter.
+
     Harmful: A > 0 and ρ > 1, or A < 0 and ρ < 1, where a step would go further off. A ratio within 0.7 … 1.5 always
     stays. Needs every token of the batch at once. M2PO, Zheng et al. 2025.
     """
     off = tokens.anchor - tokens.behaviour
     harmful = tokens.mask & (tokens.advantages * off > 0)
-    squares, order = torch.sort(torch.where(harmful, off, 0.0) ** 2, descending=True, stable=True)
-    count = harmful.sum()
+    squares = torch.where(harmful, off, 0.0) ** 2
+    worst, count = torch.sort(squares, descending=True).values, harmful.sum()
     place = torch.arange(len(off), device=off.device)
-    rest = (squares.sum() - torch.cumsum(squares, 0) + squares) / (count - place).clamp(min=1)  # mean from here on
-    drop = torch.zeros_like(harmful)
-    drop[order] = (rest > limit) & (place < count)
+    rest = (worst.sum() - torch.cumsum(worst, 0) + worst) / (count - place).clamp(min=1)  # mean from here on
+    over = worst[(rest > limit) & (place < count)]
     low, high = M2PO_LEAST
     ratio = torch.exp(held(off))
+    drop = harmful & (squares >= (over.min() if len(over) else math.inf))
     return drop & ((ratio < low) | (ratio > high))
 
 

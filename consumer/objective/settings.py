@@ -150,12 +150,16 @@ class ObjectiveSettings(Section):
                 f"scale = {self.scale!r} divides what a baseline has centred: set baseline = 'mean'",
             ),
             (
-                self.scale == "gdpo" and self.baseline != "mean",
-                "scale = 'gdpo' centres each component on its mean: set baseline = 'mean'",
+                self.scale in ("gdpo", "group_mean") and self.baseline != "mean",
+                f"scale = {self.scale!r} divides what is centred on the group's mean: set baseline = 'mean'",
             ),
             (
-                self.scale == "group_mean" and self.baseline != "mean",
-                "scale = 'group_mean' is (r − r̄)/r̄: set baseline = 'mean'",
+                self.scale == "gdpo" and (self.overlong == "soft" or self.kl == "k1_reward"),
+                "scale = 'gdpo' reads reward components: overlong = 'soft' and kl = 'k1_reward' have no effect on it",
+            ),
+            (
+                self.scale == "batch_whiten" and self.baseline != "none",
+                "scale = 'batch_whiten' moves equal rewards off 0 again: set baseline = 'none', or scale = 'batch_std'",
             ),
             (
                 sequences and self.kl == "k1_reward_to_go",
@@ -177,15 +181,22 @@ class ObjectiveSettings(Section):
                 "ratio_bound must be above 1 + clip_high: below it the clip would never act",
             ),
             (
+                self.dual_clip is not None and self.ratio_bound is not None,
+                "dual_clip and ratio_bound hold the same: the larger has no effect, leave one of them out",
+            ),
+            (
+                self.denominator == "after" and not self.filters and self.overlong != "filter",
+                "denominator = 'after' has no effect where nothing is masked: leave it out, or set a mask",
+            ),
+            (
                 self.surrogate == "oapl" and (self.proximal != "behaviour" or self.correction != "none"),
                 "surrogate = 'oapl' regresses on log π/μ itself: set proximal = 'behaviour' and correction = 'none'",
             ),
             (
                 self.proximal == "loglinear"
                 and (self.normalise_weights or (self.denominator == "after" and self.correction_bound == "mask")),
-                "proximal = 'loglinear' moves with every update, so its weights cannot be counted or averaged over the "
-                "batch before the first: set proximal = 'recompute', or normalise_weights = false and denominator = "
-                "'before'",
+                "proximal = 'loglinear' moves with every update: its weights cannot be counted or averaged before the "
+                "first: set proximal = 'recompute', or normalise_weights = false and denominator = 'before'",
             ),
         ]
 
