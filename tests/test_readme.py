@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from consumer.objective.table import markdown
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -23,3 +25,7 @@ def test_what_survives_what_names_a_test_in_every_row() -> None:
     rows = [line for line in section.splitlines() if line.startswith("| ") and not line.startswith("| what happens")]
     assert len(rows) > 10
     assert all(re.search(r"`tests/[\w/]+\.py::\w+` \|$", row) for row in rows)
+
+
+def test_the_table_of_presets_is_the_code_s() -> None:
+    assert markdown() in README
