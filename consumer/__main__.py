@@ -33,7 +33,7 @@ from consumer.evaluation import Evaluator
 from consumer.inbox import CLAIM_SECONDS
 from consumer.learner import Learner
 from consumer.memory import require_room
-from consumer.model import PolicyModel, device_of
+from consumer.model import PolicyModel, Scorer, device_of
 from consumer.ranks import Ranks
 from consumer.record import StepTally
 from consumer.settings import LearnerRecipe
@@ -108,13 +108,17 @@ T = TypeVar("T", bound=Trainer)
 def load_trainer(kind: type[T], recipe: ProcessRecipe, ranks: Ranks) -> T:
     """The model, spread over the ranks where there are several, and the frozen one that a KL is taken to."""
     source, settings = Path(recipe.run.model), recipe.learner
-    model, reference = PolicyModel.load(source, recipe, settings), None
+
+    def loaded(folder: Path, **changed: Any) -> PolicyModel:
+        model = PolicyModel.load(folder, recipe, settings.model_copy(update=changed))
+        return model if ranks.mesh is None else model.shard(ranks.mesh)
+
+    model, reference = loaded(source), recipe.objective.reference
+    scorer: Scorer | None = None
     if recipe.objective.needs_reference:
-        reference = PolicyModel.load(Path(recipe.objective.reference or source), recipe, settings).frozen()
-    if ranks.mesh is not None:
-        model = model.shard(ranks.mesh)
-        reference = reference and reference.shard(ranks.mesh)
-    return kind(model, recipe, reference, ranks)
+        base_will_do = model.lora and reference is None
+        scorer = model.reference() if base_will_do else loaded(Path(reference or source), lora_rank=0).frozen()
+    return kind(model, recipe, scorer, ranks)
 
 
 def finish(recipe: ProcessRecipe, metrics: LearnerMetrics, ranks: Ranks) -> bool:
@@ -132,8 +136,10 @@ def finish(recipe: ProcessRecipe, metrics: LearnerMetrics, ranks: Ranks) -> bool
         gc.collect()  # a learner holds itself in cycles: its weights must be gone before the next one loads its own
         torch.cuda.empty_cache()
         return False
-    final = RunFolder.of(recipe.run).model
-    fill_version(learner.trainer.model, Path(recipe.run.model), final, learner.trainer.snapshot())
+    final, trainer = RunFolder.of(recipe.run).model, learner.trainer
+    fill_version(trainer.model, Path(recipe.run.model), final, trainer.snapshot("whole"))
+    if trainer.model.lora:
+        trainer.model.write(final / "adapter", trainer.snapshot("adapter"))
     dismiss(ranks, for_good=True)
     reached("learner.ended")
     learner.client.set(learner.keys.finished, outcome)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from broker.schema import RolloutGroup, decode_group, encode_group
 from consumer.figures import StepStats
+from consumer.model import Copied
 from consumer.ranks import Ranks
 from consumer.shards import Assistant, Shards, dismiss_assistants
 from consumer.trainer import Trainer
@@ -26,10 +27,10 @@ class LeadingTrainer(Trainer):
         self.ranks.tell("train", policy_version, [encode_group(group) for group in groups])
         return super().train(groups, policy_version)
 
-    def snapshot(self) -> dict[str, Tensor]:
+    def snapshot(self, what: Copied = "published") -> dict[str, Tensor]:
         """As `Trainer.snapshot`: gathered from all ranks."""
-        self.ranks.tell("snapshot")
-        return super().snapshot()
+        self.ranks.tell("snapshot", what)
+        return super().snapshot(what)
 
     def state(self) -> Mapping[str, Tensor] | Shards:
         """As `Trainer.state`: every rank keeps its part."""
@@ -57,7 +58,7 @@ def follow(trainer: Trainer) -> bool:
             version, groups = arguments
             trainer.train([decode_group(group) for group in groups], version)
         elif word == "snapshot":
-            trainer.snapshot()
+            trainer.snapshot(arguments[0])
         elif word == "state":
             state = trainer.state()
             assert isinstance(state, Shards)

@@ -7,8 +7,9 @@ advantages, optimizers and text.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -21,6 +22,7 @@ from transformers.utils import logging
 
 from broker.errors import Refused
 from broker.settings import RecipeBase
+from consumer import lora
 from consumer.attention import install
 from consumer.logprobs import LogProbs
 from consumer.pack import Layout, MicroBatch
@@ -28,8 +30,20 @@ from consumer.settings import LearnerSettings
 from consumer.sharding import shard, whole
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+Copied = Literal["published", "whole", "adapter"]
 # A head that does more than a product is not served by selecting hidden states before it.
 HEAD_EXTRAS = {"final_logit_softcapping": None, "logits_scaling": 1.0, "logit_scale": 1.0, "lm_head_multiplier": 1.0}
+
+
+class Scorer(Protocol):
+    """What gives log-probs."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    def logprobs(self, batch: MicroBatch, temperature: float, *, entropy: bool = False) -> tuple[Tensor, Tensor]:
+        """As `PolicyModel.logprobs`."""
 
 
 class PolicyModel:
@@ -38,13 +52,26 @@ class PolicyModel:
     `layout` is what its micro-batches are to be packed in.
     """
 
-    def __init__(self, module: Any, settings: LearnerSettings, policy_dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        module: Any,
+        settings: LearnerSettings,
+        policy_dtype: torch.dtype,
+        device: torch.device,
+        *,
+        seed: int = 0,
+        base: Path = Path(),
+    ) -> None:
         for name, neutral in HEAD_EXTRAS.items():
             if getattr(module.config, name, neutral) not in (None, neutral):
                 raise Refused(
                     f"the model's configuration sets {name}", "its output head is not supported yet; use another model"
                 )
         self.layout = _layout(module, settings)
+        self.lora, self.base = settings.lora_rank > 0, base
+        self.publishes_adapter = self.lora and settings.lora_publish == "adapter"
+        if self.lora:
+            lora.add_adapters(module, settings, seed)
         self.module = module.to(device)
         self.device, self.policy_dtype = device, policy_dtype
         kind = settings.autocast if settings.autocast != "auto" else ("bfloat16" if device.type == "cuda" else "none")
@@ -73,7 +100,7 @@ class PolicyModel:
             )
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise Refused(f"cannot load a model from {folder}: {str(error).splitlines()[0]}") from None
-        return cls(module, settings, DTYPES[recipe.policy.dtype], device)
+        return cls(module, settings, DTYPES[recipe.policy.dtype], device, seed=recipe.run.seed, base=folder)
 
     def logprobs(self, batch: MicroBatch, temperature: float, *, entropy: bool = False) -> tuple[Tensor, Tensor]:
         """Log-probs (N,) of the targets and entropies (N,) of their distributions in nats, fp32.
@@ -88,19 +115,41 @@ class PolicyModel:
         self.module.requires_grad_(False).eval()
         return self
 
-    def snapshot(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-        """A copy of the weights on the CPU, tied ones once, that training does not touch any more."""
-        wanted = dtype or self.policy_dtype
-        parameters = {name for name, _ in self.module.named_parameters()}
-        return {
-            name: whole(t, wanted if name in parameters else None).to("cpu", copy=True).contiguous()
-            for name, t in self.named_tensors()
-        }
+    def reference(self) -> Scorer:
+        """The model as it was before its adapters, with the weights that are here anyway. Only with adapters."""
+        return _WithoutAdapters(self)
+
+    def snapshot(self, what: Copied = "published") -> dict[str, Tensor]:
+        """A copy on the CPU that training does not touch any more.
+
+        `whole`: all weights, tied ones once, adapters merged. `adapter`: the adapters alone. `published`: whichever of
+        the two the recipe publishes.
+        """
+        only_adapters = what == "adapter" or (what == "published" and self.publishes_adapter)
+        if not self.lora:
+            copies = ((n, whole(t, self._published_dtype(t)).to("cpu", copy=True)) for n, t in self._all_tensors())
+            return {name: copy.contiguous() for name, copy in copies}
+        tensors = self.named_tensors() if only_adapters else self._all_tensors()
+        copies = ((name, whole(t).to("cpu", copy=True).contiguous()) for name, t in tensors)
+        if only_adapters:
+            return dict(copies)
+        plain = lora.merged(dict(copies), lora.scale_of(self.module), lora.is_transposed(self.module))
+        return {name: tensor.to(self._published_dtype(tensor)) for name, tensor in plain.items()}
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """What training changes, and so what a checkpoint holds: all, or the adapters."""
+        if self.lora:
+            yield from ((name, p) for name, p in self.module.named_parameters() if p.requires_grad)
+        else:
+            yield from self._all_tensors()
+
+    def _all_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """What makes the model what it is: parameters, tied ones once, and the buffers that are part of it."""
         yield from self.module.named_parameters()
         yield from ((name, b) for name, b in self.module.named_buffers() if name in self._persistent_buffers)
+
+    def _published_dtype(self, tensor: Tensor) -> torch.dtype:
+        return self.policy_dtype if tensor.is_floating_point() else tensor.dtype
 
     def shard(self, mesh: DeviceMesh) -> PolicyModel:
         """The same, its weights spread over the ranks of `mesh`."""
@@ -108,8 +157,12 @@ class PolicyModel:
         return self
 
     def write(self, folder: Path, snapshot: dict[str, Tensor]) -> None:
-        """A model directory in Hugging Face layout, without the tokenizer's files."""
+        """A model directory in Hugging Face layout, or an adapter in peft's, without the tokenizer's files."""
         folder.mkdir(parents=True, exist_ok=True)
+        if any(".lora_" in name for name in snapshot):
+            dtype = str(self.policy_dtype).removeprefix("torch.")
+            lora.write_adapter(folder, self.module, snapshot, self.base, dtype)
+            return
         save_file(snapshot, folder / "model.safetensors", {"format": "pt"})
         config = type(self.module.config).from_dict(self.module.config.to_dict())
         config.dtype = next(iter(snapshot.values())).dtype
@@ -127,6 +180,19 @@ class PolicyModel:
         return set(self.module.state_dict()) - {
             name for name, _ in self.module.named_parameters(remove_duplicate=False)
         }
+
+
+@dataclass(frozen=True)
+class _WithoutAdapters:
+    model: PolicyModel
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def logprobs(self, batch: MicroBatch, temperature: float, *, entropy: bool = False) -> tuple[Tensor, Tensor]:
+        with lora.adapters_off(self.model.module):
+            return self.model.logprobs(batch, temperature, entropy=entropy)
 
 
 def _layout(module: Any, settings: LearnerSettings) -> Layout:

@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from broker.settings import RecipeBase, Section
 from consumer.objective.settings import ObjectiveSettings
 
+MOST_BF16_BETA = 0.98  # bfloat16 loses changes below 0.4 %; at 0.98 those are of squares within 20 % of their mean
+
 
 class LearnerSettings(Section):
     """How the learner steps, publishes and survives."""
@@ -19,11 +21,22 @@ class LearnerSettings(Section):
         2, ge=0, description="batches in play beyond the one being trained; sets the mean staleness"
     )
     publish_every: int = Field(1, ge=1, description="optimizer steps per policy version")
+    optimizer: Literal["adamw", "adamw_bf16", "adamw_8bit"] = Field(
+        "adamw", description="AdamW with its two moments in fp32, in bfloat16, or in 8 bits (needs torchao)"
+    )
     learning_rate: float = Field(1e-6, gt=0)
     warmup_steps: int = Field(0, ge=0)
     weight_decay: float = Field(0.0, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = Field(1e-8, gt=0)
+    lora_rank: int = Field(
+        0, ge=0, description="train adapters of this rank and leave the model as it is; 0: train all"
+    )
+    lora_alpha: int = Field(32, gt=0, description="what an adapter adds is multiplied by lora_alpha/lora_rank")
+    lora_targets: tuple[str, ...] = Field((), description="names of the layers with adapters; none: all linear ones")
+    lora_publish: Literal["merged", "adapter"] = Field(
+        "merged", description="what a policy version holds: a whole model, or the adapter, merged by the generators"
+    )
     max_grad_norm: float = Field(1.0, gt=0)
     minibatches_per_batch: int = Field(1, ge=1)
     tokens_per_micro_batch: int = Field(4096, ge=1, description="tokens of one forward pass, padding included")
@@ -68,6 +81,15 @@ class LearnerSettings(Section):
     def most_unsaved_steps(self) -> int:
         """Steps without a durable checkpoint, at most: two checkpoints' worth, and the collapse guard's hesitation."""
         return 2 * self.checkpoint_every + self.guard_steps
+
+    @model_validator(mode="after")
+    def _moves(self) -> Self:
+        if self.optimizer == "adamw_bf16" and self.betas[1] > MOST_BF16_BETA:
+            raise ValueError(
+                f"betas = {list(self.betas)}: a second moment in bfloat16 cannot follow changes this small and would "
+                f"stand still; use optimizer = 'adamw' or 'adamw_8bit', or a second beta of at most {MOST_BF16_BETA}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _flows(self) -> Self:

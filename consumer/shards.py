@@ -91,16 +91,16 @@ def read(folder: Path, wanted: dict[str, Tensor], ranks: Ranks) -> None:
 
     Raises `KeyError` for a name that is not there.
     """
-    if missing := set(wanted) - set(shapes(folder)):
+    if missing := set(wanted) - set(contents(folder)):
         raise KeyError(min(missing))
     reader = HuggingFaceStorageReader(str(folder))
     load(wanted, storage_reader=reader, process_group=ranks.words, no_dist=ranks.world == 1)
 
 
-def shapes(folder: Path) -> dict[str, torch.Size]:
+def contents(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
     """Names of the tensors in a checkpoint, and their shapes when whole."""
     found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
-    return {name: of.size for name, of in found.items() if isinstance(of, TensorStorageMetadata)}
+    return {n: (of.size, of.properties.dtype) for n, of in found.items() if isinstance(of, TensorStorageMetadata)}
 
 
 def _copied(tensor: Tensor, mesh: DeviceMesh | None) -> Tensor:

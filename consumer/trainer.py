@@ -7,45 +7,41 @@ Refuses to know where groups come from and where weights go.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain
-from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from broker.schema import RolloutGroup
-from consumer.checkpoint import STATE
 from consumer.figures import Figures, StepStats, step_stats
 from consumer.guard import CollapseGuard
-from consumer.model import PolicyModel
+from consumer.model import PolicyModel, Scorer
 from consumer.objective.loss import token_terms
 from consumer.objective.tokens import Tokens
-from consumer.optimizer import make_optimizer
+from consumer.optimizer import update
 from consumer.pack import MicroBatch, assign, pack
 from consumer.plan import Plan, plan
 from consumer.ranks import ALONE, Ranks
+from consumer.restorable import Restorable
 from consumer.settings import LearnerRecipe
 from consumer.sharding import whole
-from consumer.shards import Shards, read, shapes
 from consumer.sheet import Sheet
 
 
-class Trainer:
+class Trainer(Restorable):
     """The model and its optimizer; `reference` is the frozen model a KL is taken to, where the objective has one."""
 
     def __init__(
         self,
         model: PolicyModel,
         recipe: LearnerRecipe,
-        reference: PolicyModel | None = None,
+        reference: Scorer | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
-        self.model, self.recipe, self.reference, self.ranks = model, recipe, reference, ranks
-        self.updates, self._copies = 0, 0
+        super().__init__(model, recipe.learner, ranks)
+        self.recipe, self.reference = recipe, reference
         self.guard = CollapseGuard(recipe.learner)
-        self.optimizer = make_optimizer(model.parameters, recipe.learner)
 
     @property
     def learning_rate(self) -> float:
@@ -168,7 +164,7 @@ class Trainer:
         )
         return float(loss.detach())
 
-    def _whole(self, model: PolicyModel, sheet: Sheet, packed: Sequence[Sequence[MicroBatch]]) -> Tensor:
+    def _whole(self, model: Scorer, sheet: Sheet, packed: Sequence[Sequence[MicroBatch]]) -> Tensor:
         """Log-probs (N,) of all tokens of the batch under `model` as it is now."""
         out: Tensor | None = None
         for batch, counts in self._ours([m for micro_batches in packed for m in micro_batches]):
@@ -194,64 +190,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
         if norm == norm and norm not in (float("inf"), float("-inf")):
-            self.optimizer.step()
+            update(self.optimizer)
             self.updates += 1
         self.optimizer.zero_grad(set_to_none=True)
         return norm
-
-    def snapshot(self) -> dict[str, Tensor]:
-        """The weights to publish, copied."""
-        return self.model.snapshot()
-
-    def state(self) -> Mapping[str, Tensor] | Shards:
-        """Everything a restart needs, copied, for `checkpoint.write`."""
-        if self.ranks.world == 1:
-            return self.state_dict()
-        self._copies += 1
-        return Shards(self._tensors(), self.ranks, self._copies)
-
-    def load(self, folder: Path) -> None:
-        """The reverse of `state`, from a checkpoint's folder, whoever and however many wrote it. Raises `KeyError`."""
-        alone = folder / STATE
-        if self.ranks.world == 1 and alone.exists():
-            self.load_state_dict(load_file(alone))
-            return
-        parameters, found = self.model.parameters, self._tensors()
-        for name, shape in shapes(folder).items():  # optimizer's slots come into being with its first step
-            if name.startswith("optimizer.") and name not in found:
-                like = parameters[int(name.split(".")[1])]
-                found[name] = torch.zeros_like(like) if like.shape == shape else torch.zeros(shape)
-        read(folder, found, self.ranks)
-        self._take_up(found)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Everything a restart of one process needs, as flat named tensors on the CPU, copied."""
-        return {name: t.detach().to("cpu", copy=True).contiguous() for name, t in self._tensors().items()}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """The reverse of `state_dict`, for the same model and recipe. Raises `KeyError` for another model's."""
-        own = self._tensors()
-        with torch.no_grad():
-            for name, value in state.items():
-                if name.startswith("model."):
-                    own[name].copy_(value)
-        self._take_up(state)
-
-    def _tensors(self) -> dict[str, Tensor]:
-        """The tensors themselves, or our parts of them."""
-        found = {f"model.{name}": tensor.detach() for name, tensor in self.model.named_tensors()}
-        for index, slots in self.optimizer.state_dict()["state"].items():
-            found |= {f"optimizer.{index}.{name}": value for name, value in slots.items()}
-        return {"updates": torch.tensor(self.updates), **found}
-
-    def _take_up(self, state: Mapping[str, Tensor]) -> None:
-        """Position and optimizer as in `state`; the weights are there already."""
-        self.updates = int(state["updates"])
-        slots: dict[int, dict[str, Tensor]] = {}
-        for key, value in state.items():
-            kind, _, rest = key.partition(".")
-            if kind == "optimizer":
-                index, _, name = rest.partition(".")
-                slots.setdefault(int(index), {})[name] = value
-        document = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({"state": slots, "param_groups": document["param_groups"]})

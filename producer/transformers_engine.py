@@ -16,11 +16,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from broker.errors import Refused
 from broker.schema import Floats, Ints, VersionSpan
-from producer import model_files
+from producer import model_files, weights
 from producer.engine import Completion
 from producer.settings import GeneratorRecipe
 
@@ -118,8 +117,9 @@ class TransformersEngine:
         ]
         tied = own.keys() - set(named_once)
         expected = {name: tuple(tensor.shape) for name, tensor in own.items() if name not in tied}
-        model_files.verify(model_files.shapes(folder), expected, optional=tied)
-        fresh = {name: t for file in model_files.weight_files(folder) for name, t in load_file(file).items()}
+        base = Path(self._path)
+        model_files.verify(weights.shapes(folder, base), expected, optional=tied)
+        fresh = dict(weights.tensors(folder, base))
         for name in expected:
             own[name].copy_(fresh[name])
         self._version = version

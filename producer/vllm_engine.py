@@ -19,7 +19,7 @@ import numpy as np
 
 from broker.errors import Refused
 from broker.schema import Ints, VersionSpan
-from producer import model_files
+from producer import model_files, weights
 from producer.engine import Completion
 from producer.gate import Gate
 from producer.lifeline import while_alive
@@ -119,7 +119,7 @@ class VllmEngine:
         be put back either: the engine is then good for nothing and must be stopped.
         """
         async with self._refreshing:
-            found = await asyncio.to_thread(model_files.shapes, folder)
+            found = await asyncio.to_thread(weights.shapes, folder, Path(self._model))
             if self._shapes is not None:
                 model_files.verify(found, self._shapes)
             async with self._quiet(), self._paused():
@@ -174,7 +174,7 @@ class VllmEngine:
             raise RuntimeError(f"a refresh failed and {self._folder} could not be put back") from error
 
     async def _load(self, folder: Path, version: int) -> None:
-        await self._told(self._llm.collective_rpc("reload_policy", args=(str(folder),)))
+        await self._told(self._llm.collective_rpc("reload_policy", args=(str(folder), self._model)))
         if self._spans == "reported":
             await self._told(self._llm.update_weight_version(str(version)))
 

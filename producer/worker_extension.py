@@ -14,25 +14,27 @@ import select
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
-from producer.model_files import weight_files
+from producer import weights
 from producer.vllm_engine import GENERATOR_PID
 
 
 class PolicyExtension:
     """Mixed into the worker class by `worker_extension_cls`; `self` is vLLM's worker."""
 
-    def reload_policy(self, folder: str) -> None:
+    policy_base = Path()  # what an adapter is laid onto
+
+    def reload_policy(self, folder: str, base: str = "") -> None:
         """Replace the weights in place, through vLLM's own loader: it also re-packs what CPU kernels have pre-packed.
 
-        Raises `ValueError` if the folder does not hold all of the model.
+        `base` is the folder of the model that an adapter belongs to. Raises `ValueError` if the folder does not hold
+        all of the model.
         """
+        self.policy_base = Path(base)
         worker: Any = self
         model = worker.get_model()
         # A tied head gets no weights of its own, which vLLM warns about at every reload; completeness is checked here.
@@ -49,11 +51,8 @@ class PolicyExtension:
             raise ValueError(f"{folder} holds no weights for {missing[0]} ({len(missing)} parameters in all)")
 
     def policy_tensors(self, folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
-        """Every tensor of `folder` by name; sorted, so that a layer is complete before the next one begins."""
-        with ExitStack() as stack:
-            opened = [stack.enter_context(safe_open(file, framework="pt")) for file in weight_files(folder)]
-            for name, file in sorted((name, i) for i, each in enumerate(opened) for name in each.keys()):  # noqa: SIM118
-                yield name, opened[file].get_tensor(name)
+        """Every tensor of the version in `folder` by name."""
+        return weights.tensors(folder, self.policy_base)
 
 
 def repack_tied(model: torch.nn.Module) -> None:
