@@ -6,6 +6,7 @@ vLLM starts once for the module (it takes half a minute); each test gets an engi
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
 import itertools
 import sys
@@ -24,13 +25,14 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from broker.errors import Refused
 from broker.schema import Rollout, RolloutGroup
+from consumer.model import PolicyModel
 from consumer.pack import pack
 from consumer.sheet import Sheet
 from producer.engine import Completion
 from producer.settings import GeneratorRecipe
 from producer.vllm_engine import SpanSource, VllmEngine
 from producer.worker_extension import PolicyExtension
-from tests.consumer.groups import policy_model
+from tests.consumer.groups import policy_model, recipe
 
 T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, T]], T]
@@ -280,6 +282,24 @@ def test_a_refresh_reaches_every_weight_and_the_tied_head(
         run(engine.refresh(folders[version], version))
         assert engine.policy_version == version
         assert_holds(run, engine, folders[version])
+
+
+@pytest.mark.engine
+def test_an_adapter_is_laid_onto_the_model_that_the_engine_was_started_with(
+    run: Run[Any], engine: VllmEngine, folders: dict[int | str, Path], tmp_path: Path
+) -> None:
+    of = recipe({"lora_rank": 4, "lora_publish": "adapter"}).learner
+    base, module = Path(folders["model"]), copy.deepcopy(make_weights(100))
+    learner = PolicyModel(module, of, torch.float32, torch.device("cpu"), base=base)
+    for parameter in learner.parameters:
+        torch.nn.init.normal_(parameter, std=0.05)
+    learner.write(tmp_path / "adapter", learner.snapshot())
+    learner.write(tmp_path / "merged", learner.snapshot("whole"))
+    run(engine.refresh(tmp_path / "adapter", 5))
+    assert_holds(run, engine, tmp_path / "merged")
+    assert not any(path.name == "model.safetensors" for path in (tmp_path / "adapter").iterdir())
+    run(engine.refresh(Path(folders[1]), 6))
+    assert_holds(run, engine, Path(folders[1]))
 
 
 @pytest.mark.engine
