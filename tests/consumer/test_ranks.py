@@ -50,6 +50,20 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+LEARNERS = {
+    "bfloat16 moments": {"optimizer": "adamw_bf16"},
+    "adapters": {"lora_rank": 4, "gradient_checkpointing": True},
+}
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_so_it_is_with_rounded_moments_and_with_adapters(name: str, tmp_path: Path) -> None:
+    """The third gradient is that after two updates, so it knows the moments as well."""
+    what: dict[str, Any] = {"learner": LEARNERS[name], "steps": 3}
+    alone, together = trained(1, tmp_path / "1", **what), trained(2, tmp_path / "2", **what)
+    assert max(map(off, together.gradients, alone.gradients)) < EXACT
+
+
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_loss_gradient_and_figures_are_those_of_one_rank(name: str, tmp_path: Path) -> None:
     """Two minibatches of micro-batches of 40 tokens; with 4 ranks some have nothing of their own to do."""
