@@ -138,7 +138,7 @@ class ObjectiveSettings(Section):
         return self
 
     def _impossible(self) -> list[tuple[bool, str]]:
-        sequences = self.surrogate in OF_SEQUENCES or self.ratio_level == "sequence"
+        sequences = self.surrogate in OF_SEQUENCES + (("topr", "kimi") if self.ratio_level == "sequence" else ())
         return [
             (
                 self.proximal == "behaviour" and self.correction != "none",

@@ -1,54 +1,31 @@
-"""I7: what the trainer makes of a batch equals the slow oracle, however the batch is cut, padded or ordered.
+"""I7: what the trainer makes of a batch equals the slow oracle, value and gradient.
 
-The trainer runs as it is; its gradients are read just before its optimizer takes them. In float64 on a GPT-2, where
-agreement means 1e-10 and finite differences are sharp; in float32 on a Llama, the family that is trained for real.
+In float64 on a GPT-2, where agreement means 1e-10 and finite differences are sharp; in float32 on a Llama, the family
+that is trained for real. Cuts and orders: test_estimator_cuts.py.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
-from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-import consumer.trainer
 from broker.schema import RolloutGroup
-from consumer.pack import pack
-from consumer.settings import LearnerRecipe
-from consumer.sheet import Sheet
-from consumer.trainer import StepStats, Trainer
+from consumer.objective.settings import ObjectiveSettings
 from tests.consumer import oracle
-from tests.consumer.groups import gpt2, llama, policy_model, random_groups, recipe
+from tests.consumer.groups import gpt2, llama, recipe
+from tests.consumer.watched import GROUPS, OBJECTIVES, TOKENS, VERSION, Update, flat, trained
 
-GROUPS = random_groups(seed=11)
-TOKENS = sum(len(r.tokens) for g in GROUPS for r in g.rollouts)
-
-
-class Update(NamedTuple):
-    """One update as the optimizer met it: all weights, and the gradient, each flat (D,)."""
-
-    weights: Tensor
-    gradient: Tensor
+DEFAULT = ObjectiveSettings()
 
 
-def flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([t.detach().reshape(-1) for t in tensors])
-
-
-def trained(module: Any, of: LearnerRecipe, groups: Sequence[RolloutGroup] = GROUPS) -> tuple[StepStats, list[Update]]:
-    """One step of the production trainer, watched."""
-    trainer, updates = Trainer(policy_model(module, of), of), list[Update]()
-
-    def watch(*_: Any) -> None:
-        weights = trainer.model.parameters
-        updates.append(Update(flat(weights), flat([w.grad for w in weights if w.grad is not None])))
-
-    trainer.optimizer.register_step_pre_hook(watch)
-    return trainer.train(groups, policy_version=4), updates
+def loss_of(groups: Sequence[RolloutGroup], logprobs: oracle.Logprobs, anchor: oracle.Logprobs | None = None) -> float:
+    """The oracle's loss of the default objective."""
+    answers = oracle.answers_of(groups, logprobs, anchor, version=VERSION)
+    return oracle.objective(answers, DEFAULT, limit=16).total
 
 
 def loss_at(
@@ -56,7 +33,7 @@ def loss_at(
 ) -> float:
     """The oracle's loss for a model with these weights; π_prox stays `anchor`, and with it the correction."""
     torch.nn.utils.vector_to_parameters(weights, [p for p in module.parameters() if p.requires_grad])
-    return oracle.loss(groups, oracle.logprobs_of(module, groups, temperature), anchor)
+    return loss_of(groups, oracle.logprobs_of(module, groups, temperature), anchor)
 
 
 def directions(update: Update) -> list[Tensor]:
@@ -67,14 +44,10 @@ def directions(update: Update) -> list[Tensor]:
 
 
 def assert_gradient(
-    module: Any,
-    update: Update,
-    groups: Sequence[RolloutGroup],
-    anchor: oracle.Logprobs,
-    temperature: float = 1.0,
-    step: float = 1e-6,
+    module: Any, update: Update, groups: Sequence[RolloutGroup], anchor: oracle.Logprobs, temperature: float = 1.0
 ) -> None:
     """The gradient's component along each direction is the oracle's central difference."""
+    step = 1e-6
     for direction in directions(update):
         up, down = (
             loss_at(module, update.weights + sign * step * direction, groups, anchor, temperature) for sign in (1, -1)
@@ -90,34 +63,15 @@ def test_loss_and_gradient_of_a_real_model_are_the_oracles(temperature: float) -
     module = gpt2()
     anchor = oracle.logprobs_of(module, GROUPS, temperature)
     stats, (update,) = trained(module, recipe(temperature=temperature))
-    assert stats.loss == pytest.approx(oracle.loss(GROUPS, anchor), rel=1e-10)
+    assert stats.loss == pytest.approx(loss_of(GROUPS, anchor), rel=1e-10)
     assert 0.1 < stats.truncation_fraction < 0.9, "the correction's cap acts at some tokens and not at others"
     assert_gradient(module, update, GROUPS, anchor, temperature)
 
 
 def test_in_float32_the_family_that_is_trained_agrees_to_rounding() -> None:
     module = llama()
-    expected = oracle.loss(GROUPS, oracle.logprobs_of(module, GROUPS))
+    expected = loss_of(GROUPS, oracle.logprobs_of(module, GROUPS))
     assert trained(module, recipe())[0].loss == pytest.approx(expected, rel=1e-4)
-
-
-def test_with_one_minibatch_the_gradient_is_that_of_weighted_log_probs() -> None:
-    """π_prox = sg(π): −w·A·log π summed by hand, one completion at a time, and differentiated by torch."""
-    module = gpt2()
-    _, (update,) = trained(module, recipe())
-    again = gpt2()
-    total = torch.zeros((), dtype=torch.float64)
-    for group in GROUPS:
-        gains = oracle.advantages([r.reward for r in group.rollouts])
-        for gain, r in zip(gains, group.rollouts, strict=True):
-            ids = torch.tensor([[*group.prompt.tolist(), *r.tokens.tolist()]])
-            logits = again(input_ids=ids).logits[0, len(group.prompt) - 1 : -1]
-            logprobs = torch.log_softmax(logits, -1)[range(len(r.tokens)), r.tokens.tolist()]
-            weight = (logprobs.detach() - torch.from_numpy(r.behaviour_logprobs.copy())).exp().clamp(max=2.0)
-            total = total - (weight * gain * logprobs).sum()
-    (total / TOKENS).backward()
-    by_hand = flat([p.grad for p in again.parameters() if p.grad is not None])
-    assert torch.allclose(update.gradient, by_hand, rtol=1e-9, atol=1e-13)
 
 
 def test_with_two_minibatches_the_anchor_is_the_policy_before_both_and_the_clip_acts() -> None:
@@ -142,62 +96,38 @@ def test_the_denominator_counts_the_tokens_of_the_whole_batch_those_without_adva
     assert diluted.loss * diluted.tokens == pytest.approx(alone.loss * alone.tokens, rel=1e-10)
 
 
-# -- invariance ------------------------------------------------------------------------------------------------------
-
-CUTS = [(budget, layout) for budget in (1, 40, 130, 10**6) for layout in ("padded", "packed", "shared_prompt", "auto")]
-
-
-def cut(budget: int, layout: str) -> LearnerRecipe:
-    return recipe({"tokens_per_micro_batch": budget, "layout": layout})
-
-
-def shuffled(seed: int) -> list[RolloutGroup]:
-    """The same batch, groups in another order, the completions of each too."""
-    order = random.Random(seed)
-    groups = [
-        RolloutGroup(g.ticket_id, g.kind, g.problem, g.prompt, tuple(order.sample(g.rollouts, len(g.rollouts))))
-        for g in GROUPS
-    ]
-    return order.sample(groups, len(groups))
+def plainly(module: Any, groups: Sequence[RolloutGroup]) -> tuple[Tensor, Tensor]:
+    """Log-probs and entropies (N,), differentiable, one completion at a time behind its prompt."""
+    logprobs, entropies = [], []
+    for group in groups:
+        for r in group.rollouts:
+            ids = torch.tensor([[*group.prompt.tolist(), *r.tokens.tolist()]])
+            rows = torch.log_softmax(module(input_ids=ids).logits[0, len(group.prompt) - 1 : -1], -1)  # (T, V)
+            logprobs.append(rows[range(len(r.tokens)), r.tokens.tolist()])
+            entropies.append(-(rows.exp() * rows).sum(-1))
+    return torch.cat(logprobs), torch.cat(entropies)
 
 
-def assert_same(one: tuple[StepStats, list[Update]], other: tuple[StepStats, list[Update]], tolerance: float) -> None:
-    assert one[0].loss == pytest.approx(other[0].loss, rel=tolerance, abs=tolerance)
-    scale = other[1][0].gradient.abs().max()
-    assert (one[1][0].gradient - other[1][0].gradient).abs().max() <= tolerance * scale
-    assert one[0].entropy == pytest.approx(other[0].entropy, rel=tolerance)
-    assert one[0].staleness_histogram == other[0].staleness_histogram
+def nested(values: Tensor) -> oracle.Logprobs:
+    left = iter(values.tolist())
+    return [[[next(left) for _ in r.tokens] for r in group.rollouts] for group in GROUPS]
 
 
-@pytest.fixture(scope="module")
-def plain() -> dict[str, tuple[StepStats, list[Update]]]:
-    """One completion a row, one row a micro-batch: nothing is padded, packed or added up."""
-    return {"float64": trained(gpt2(), cut(1, "padded")), "float32": trained(llama(), cut(1, "padded"))}
-
-
-@pytest.mark.parametrize("seed", [None, 1, 2], ids=["in order", "shuffled", "shuffled again"])
-@pytest.mark.parametrize(("budget", "layout"), CUTS)
-def test_no_cut_and_no_order_changes_loss_or_gradient(
-    budget: int, layout: str, seed: int | None, plain: dict[str, tuple[StepStats, list[Update]]]
-) -> None:
-    groups = GROUPS if seed is None else shuffled(seed)
-    assert_same(trained(gpt2(), cut(budget, layout), groups), plain["float64"], 1e-10)
-    assert_same(trained(llama(), cut(budget, layout), groups), plain["float32"], 1e-4)
-
-
-LAYOUTS: list[Literal["padded", "packed", "shared_prompt"]] = ["padded", "packed", "shared_prompt"]
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_padding_is_never_looked_at(
-    layout: Literal["padded", "packed", "shared_prompt"],
-    plain: dict[str, tuple[StepStats, list[Update]]],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(consumer.trainer, "pack", partial(pack, pad=9))
-    stats, updates = trained(gpt2(), cut(130, layout))
-    plainly = pack(GROUPS, Sheet.of(GROUPS).starts.tolist(), 130, layout)
-    rows = sum(len(batch.input_ids) for batch in plainly)
-    assert stats.padded_tokens == sum(batch.padded_tokens for batch in plainly) + 9 * rows
-    assert_same((stats, updates), plain["float64"], 1e-10)
-    assert_same(trained(llama(), cut(130, layout)), plain["float32"], 1e-4)
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_each_objectives_gradient_by_all_weights_is_the_oracles_by_log_probs_chained_by_hand(name: str) -> None:
+    """Σ_t ∂loss/∂log π_t·∇log π_t: the first factor the oracle's, in closed form, the second torch's."""
+    of, module = ObjectiveSettings.model_validate(OBJECTIVES[name]), gpt2()
+    logprobs, entropies = plainly(module, GROUPS)
+    now = nested(logprobs)
+    reference = oracle.logprobs_of(gpt2(seed=1), GROUPS)
+    answers = oracle.answers_of(GROUPS, now, None, reference, nested(entropies), VERSION)
+    expected = oracle.objective(answers, of, limit=16)
+    by_logprobs, by_entropy = (torch.tensor(g, dtype=torch.float64) for g in (expected.gradient, expected.by_entropy))
+    ((by_logprobs * logprobs).sum() + (by_entropy * entropies).sum()).backward()
+    by_hand = flat([p.grad for p in module.parameters() if p.grad is not None])
+    stats, (update,) = trained(gpt2(), recipe(objective=OBJECTIVES[name]))
+    assert stats.loss == pytest.approx(expected.total, rel=1e-10)
+    assert float((update.gradient - by_hand).abs().max()) <= 1e-10 * float(by_hand.abs().max())
+    assert stats.clip_fraction == pytest.approx(sum(expected.clipped) / TOKENS)
+    assert stats.truncation_fraction == pytest.approx(sum(expected.truncated) / TOKENS)
+    assert stats.mask_fraction == pytest.approx(sum(expected.masked) / TOKENS)

@@ -57,7 +57,9 @@ def path(tmp_path: Path) -> Path:
         ("--objective.clip_low 1", "objective.clip_low"),
         ("--objective.clip_high -0.1", "objective.clip_high"),
         ("--objective.truncation 0", "objective.truncation"),
-        ("--objective.kl 0.1", "unknown key objective.kl"),
+        ("--objective.kl 0.1", "objective.kl: Input should be 'none'"),
+        ("--objective.kl_coefficient 0.1", "kl_coefficient = 0.1 has no effect with kl = 'none'"),
+        ("--objective.clip 0.1", "unknown key objective.clip"),
     ],
 )
 def test_what_cannot_work_is_refused_by_the_name_of_its_key(path: Path, flags: str, named: str) -> None:
