@@ -43,7 +43,7 @@ SURROGATES: dict[str, Axes] = {
 BOUNDS: dict[str, Axes] = {
     "none": {"correction_bound": "none"},
     "truncate": {"correction_bound": "truncate", "truncation": 1.6},
-    "mask": {"correction_bound": "mask"},
+    "mask": {"correction_bound": "mask", "mask_low": 0.6, "mask_high": 1.3},  # no inverses of each other
 }
 CORRECTIONS: dict[str, Axes] = {"none": {"correction": "none"}} | {
     f"{level}, {name}": {"correction": level, **bound}
