@@ -14,12 +14,12 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
 from broker.errors import Refused
 from broker.settings import RecipeBase
 from consumer.attention import install
+from consumer.compiling import compile_layers
 from consumer.logprobs import LogProbs
 from consumer.pack import Layout, MicroBatch
 from consumer.settings import LearnerSettings
@@ -49,7 +49,7 @@ class PolicyModel:
         if settings.gradient_checkpointing:
             self.module.gradient_checkpointing_enable({"use_reentrant": False})
         if settings.compile:
-            compile_layers(self.module)
+            compile_layers(self.module, device)
         self.module.train()
         for part in self.module.modules():
             if isinstance(part, nn.Dropout):  # a policy that drops units is another one than the one that sampled
@@ -122,18 +122,6 @@ def _layout(module: Any, settings: LearnerSettings) -> Layout:
             "use learner.layout = 'auto', which pads for such a model",
         )
     return "padded"
-
-
-def compile_layers(module: nn.Module) -> None:
-    """Let torch compile every layer as it is first used, one graph for all of them and for all lengths.
-
-    Raises `Refused` for a model without layers of transformers' kind.
-    """
-    layers = [part for part in module.modules() if isinstance(part, GradientCheckpointingLayer)]
-    if not layers:
-        raise Refused(f"learner.compile is set and {type(module).__name__} has no layers that can be compiled")
-    for layer in layers:
-        layer.compile(dynamic=True)
 
 
 def _device(wanted: str) -> str:
