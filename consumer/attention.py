@@ -4,7 +4,8 @@ Invariant: the mask of a whole row never exists; what a segment costs depends on
 Refuses to know tokens, positions and the model's other layers.
 
 Registered with transformers' `AttentionInterface` and with no mask function beside it, for which transformers builds
-no mask. On CUDA in half precision a kernel of variable length takes all segments at once; elsewhere each is a call of
+no mask; outside the graphs of a compiled layer, which would be made anew for every set of lengths. On CUDA in half
+precision a kernel of variable length takes all segments at once; elsewhere each is a call of
 `scaled_dot_product_attention`. There is no dropout here: the policy that learns is the one that samples.
 """
 
@@ -49,6 +50,7 @@ def install(module: Any) -> bool:
     return bool(config._attn_implementation == NAME)
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def segment_attention(
     _: nn.Module,
     query: Tensor,

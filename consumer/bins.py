@@ -11,13 +11,15 @@ from collections.abc import Sequence
 def fill(sizes: Sequence[int], capacity: int) -> list[list[int]]:
     """Indices of the items of each bin, in order; an item above the capacity has a bin for itself.
 
-    First-fit decreasing says how many bins are needed (at most 11/9 of the optimum and a bin; Johnson 1973), longest
-    first into the emptiest evens them out, unless that would overfill one.
+    Longest first into the emptiest, which evens them out, with as few bins as that can do; or first-fit decreasing,
+    which may need fewer (at most 11/9 of the optimum and a bin; Johnson 1973).
     """
     first_fit = _first_fit(sizes, capacity)
-    even = spread([float(size) for size in sizes], len(first_fit))
-    fits = all(len(items) == 1 or sum(sizes[i] for i in items) <= capacity for items in even)
-    return even if fits else first_fit
+    for bins in range(max(1, -(-sum(sizes) // capacity)), len(first_fit) + 1):
+        even = spread([float(size) for size in sizes], bins)
+        if all(len(items) == 1 or sum(sizes[i] for i in items) <= capacity for items in even):
+            return even
+    return first_fit
 
 
 def spread(costs: Sequence[float], bins: int, most: int | None = None) -> list[list[int]]:

@@ -17,13 +17,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import AutoModelForCausalLM, GenerationConfig
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
 from broker.errors import Refused
 from broker.settings import RecipeBase
 from consumer import lora
 from consumer.attention import install
+from consumer.compiling import compile_layers, layers_of
 from consumer.logprobs import LogProbs
 from consumer.pack import Layout, MicroBatch
 from consumer.settings import LearnerSettings
@@ -79,7 +79,7 @@ class PolicyModel:
         if settings.gradient_checkpointing:
             self.module.gradient_checkpointing_enable({"use_reentrant": False})
         if settings.compile:
-            compile_layers(self.module)
+            compile_layers(self.module, device)
         self.module.train()
         for part in self.module.modules():
             if isinstance(part, nn.Dropout):  # a policy that drops units is another one than the one that sampled
@@ -153,7 +153,7 @@ class PolicyModel:
 
     def shard(self, mesh: DeviceMesh) -> PolicyModel:
         """The same, its weights spread over the ranks of `mesh`."""
-        shard(self.net, _layers(self.module), mesh)
+        shard(self.net, layers_of(self.module), mesh)
         return self
 
     def write(self, folder: Path, snapshot: dict[str, Tensor]) -> None:
@@ -204,22 +204,6 @@ def _layout(module: Any, settings: LearnerSettings) -> Layout:
             "use learner.layout = 'auto', which pads for such a model",
         )
     return "padded"
-
-
-def compile_layers(module: nn.Module) -> None:
-    """Let torch compile every layer as it is first used, one graph for all of them and for all lengths.
-
-    Raises `Refused` for a model without layers of transformers' kind.
-    """
-    layers = _layers(module)
-    if not layers:
-        raise Refused(f"learner.compile is set and {type(module).__name__} has no layers that can be compiled")
-    for layer in layers:
-        layer.compile(dynamic=True)
-
-
-def _layers(module: nn.Module) -> list[nn.Module]:
-    return [part for part in module.modules() if isinstance(part, GradientCheckpointingLayer)]
 
 
 def device_of(wanted: str) -> str:

@@ -1,7 +1,8 @@
 """Surrogates: what is maximised, token by token, given an advantage.
 
 Invariant: where π = π_prox = μ the gradient of every one of them is the policy gradient A·∇log π (a token's of gspo,
-gmpo and oapl: its mean over the sequence, which comes to the same over the sequence). Refuses to know groups, weights and means over a batch.
+gmpo and oapl: its mean over the sequence, which comes to the same over the sequence). Refuses to know groups, weights
+and means over a batch.
 
 In all of them ρ = π/π_prox (N,), A the advantage (N,); each returns the gain (N,), and where the surrogate itself took
 a token's gradient away (N,) bool.

@@ -11,22 +11,26 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from broker.errors import Refused
+from consumer.compiling import why_not
 from consumer.model import PolicyModel
-from consumer.pack import MicroBatch, pack
+from consumer.pack import Layout, MicroBatch, pack
+from consumer.sheet import Sheet
 from tests.consumer import oracle
-from tests.consumer.groups import gpt2, llama, policy_model, random_groups, recipe
+from tests.consumer.allocations import Allocations
+from tests.consumer.groups import VOCABULARY, gpt2, llama, policy_model, random_groups, recipe
 
 GROUPS = random_groups(5)
 BF16 = recipe({"autocast": "bfloat16"})
 
 
-def whole_batch() -> MicroBatch:
-    (batch,) = pack(GROUPS, 10**6, "padded")
+def whole_batch(layout: Layout = "padded") -> MicroBatch:
+    (batch,) = pack(GROUPS, Sheet.of(GROUPS).starts.tolist(), 10**6, layout)
     return batch
 
 
 def in_order(batch: MicroBatch, nested: oracle.Logprobs) -> list[float]:
-    return [nested[g][i][t] for g, i, t in batch.order.tolist()]
+    flat = [value for group in nested for rollout in group for value in rollout]
+    return [flat[row] for row in batch.tokens.tolist()]
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -69,12 +73,87 @@ def test_under_autocast_the_head_still_multiplies_in_float32() -> None:
     assert torch.allclose(logprobs, expected, atol=1e-5)
 
 
-def test_gradient_checkpointing_changes_memory_and_nothing_else() -> None:
+@pytest.mark.parametrize("layout", ["packed", "shared_prompt", "padded"])
+def test_gradient_checkpointing_changes_memory_and_nothing_else(layout: Layout) -> None:
     plain, thrifty = llama(), llama()
     for module, of in ((plain, recipe()), (thrifty, recipe({"gradient_checkpointing": True}))):
-        policy_model(module, of).logprobs(whole_batch(), 1.0)[0].sum().backward()
+        policy_model(module, of).logprobs(whole_batch(layout), 1.0)[0].sum().backward()
     pairs = list(zip(plain.parameters(), thrifty.parameters(), strict=True))
     assert all(torch.equal(a.grad, b.grad) for a, b in pairs)
+
+
+def test_gradient_checkpointing_computes_every_layer_again() -> None:
+    calls: list[int] = []
+    model = policy_model(llama(), recipe({"gradient_checkpointing": True}))
+    model.module.model.layers[0].self_attn.register_forward_hook(lambda *_: calls.append(1))
+    model.logprobs(whole_batch("packed"), 1.0)[0].sum().backward()
+    assert len(calls) == 2
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.skipif(why_not(CPU) is not None, reason=str(why_not(CPU)))
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+def test_compiled_layers_give_the_same_log_probs_and_gradients(checkpointing: bool) -> None:
+    """One compilation serves all lengths: recompiling for each batch would be slower than not compiling."""
+    torch.compiler.reset()
+    found = []
+    for compiled in (False, True):
+        of = recipe({"compile": compiled, "gradient_checkpointing": checkpointing})
+        model, logprobs = policy_model(llama(), of), []
+        for seed in (5, 6, 7):
+            groups = random_groups(seed)
+            for batch in pack(groups, Sheet.of(groups).starts.tolist(), 100, "packed"):
+                logprobs.append(model.logprobs(batch, 1.0)[0])
+                logprobs[-1].sum().backward()
+        found.append(
+            (torch.cat(logprobs), torch.cat([p.grad.flatten() for p in model.parameters if p.grad is not None]))
+        )
+    (eager, gradient), (compiled_ones, compiled_gradient) = found
+    assert torch.allclose(eager, compiled_ones, rtol=1e-4, atol=1e-5)
+    assert (gradient - compiled_gradient).abs().max() <= 1e-5 * gradient.abs().max()
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert 0 < graphs <= 8, "a few of a layer, not some of each batch"
+
+
+def test_a_machine_that_cannot_compile_is_told_so_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(Refused, match=r"learner\.compile is set and there is no C\+\+ compiler"):
+        policy_model(llama(), recipe({"compile": True}))
+
+
+def test_the_logits_of_a_batch_never_exist_whole() -> None:
+    module, batch = llama(), whole_batch("packed")
+    with Allocations() as seen:
+        policy_model(module, recipe({"logit_chunk": 7})).logprobs(batch, 1.0)[0].sum().backward()
+    assert len(batch.targets) * VOCABULARY not in seen.sizes
+    assert len(batch.targets) > 7
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 10**6])
+def test_no_chunk_of_the_head_changes_a_gradient(chunk: int) -> None:
+    found = []
+    for size in (0, chunk):
+        model = policy_model(gpt2(), recipe({"logit_chunk": size}))
+        logprobs, entropy = model.logprobs(whole_batch("packed"), 0.7, entropy=True)
+        (logprobs.sum() + entropy.sum()).backward()
+        found.append(torch.cat([p.grad.flatten() for p in model.parameters if p.grad is not None]))
+    assert (found[0] - found[1]).abs().max() <= 1e-12 * found[0].abs().max()
+
+
+def test_dropout_is_off_since_the_policy_that_samples_has_none() -> None:
+    module, batch = untied(), whole_batch("packed")
+    model = policy_model(module)
+    assert module.training
+    assert torch.equal(model.logprobs(batch, 1.0)[0], model.logprobs(batch, 1.0)[0])
+
+
+def test_all_that_is_learnt_is_in_one_module_whose_call_gives_the_log_probs() -> None:
+    """Whoever shards or wraps the model wraps this one, once."""
+    model, batch = policy_model(llama()), whole_batch("packed")
+    assert list(model.net.parameters()) == list(model.module.parameters())
+    assert torch.equal(model.net(batch, 1.0)[0], model.logprobs(batch, 1.0)[0])
 
 
 # -- folders ---------------------------------------------------------------------------------------------------------
@@ -109,6 +188,12 @@ def test_a_written_folder_is_loaded_as_the_same_policy(tmp_path: Path) -> None:
     model.write(tmp_path, model.snapshot())
     again = PolicyModel.load(tmp_path, recipe(), recipe().learner)
     assert torch.equal(again.logprobs(whole_batch(), 1.0)[0], model.logprobs(whole_batch(), 1.0)[0])
+
+
+def test_a_written_configuration_names_no_attention_of_ours(tmp_path: Path) -> None:
+    model = policy_model(llama())
+    model.write(tmp_path, model.snapshot())
+    assert "headrace" not in (tmp_path / "config.json").read_text()
 
 
 def test_a_folder_without_a_model_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal, NamedTuple
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -11,24 +12,28 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.schema import RolloutGroup
-from consumer.pack import MicroBatch, completion_tokens, pack
-from tests.consumer import oracle
+from broker.schema import Rollout, RolloutGroup
+from consumer.pack import Layout, MicroBatch, assign, pack
+from consumer.segments import ALONE, Segments
+from consumer.sheet import Sheet
 from tests.consumer.groups import random_groups, rollout
 
-Layout = Literal["auto", "padded", "shared_prompt"]
 BATCHES = st.builds(random_groups, st.integers(0, 10**6), st.integers(1, 4), st.integers(2, 6), st.integers(3, 20))
-LAYOUTS: st.SearchStrategy[Layout] = st.sampled_from(["auto", "padded", "shared_prompt"])
+LAYOUTS: st.SearchStrategy[Layout] = st.sampled_from(["auto", "packed", "shared_prompt", "padded"])
 BUDGETS, PADS = st.integers(1, 300), st.integers(0, 5)
 for_many_batches = settings(max_examples=80, deadline=None, database=None, derandomize=True)
 
 
+def packed(groups: Sequence[RolloutGroup], budget: int, layout: Layout = "auto", pad: int = 0) -> list[MicroBatch]:
+    return pack(groups, Sheet.of(groups).starts.tolist(), budget, layout, pad)
+
+
 class Token(NamedTuple):
-    """One completion token of a batch of micro-batches: where it came from, and its index in the micro-batch."""
+    """One completion token of a micro-batch: where it came from, and its index there."""
 
     batch: MicroBatch
-    group: int
-    rollout: int
+    group: RolloutGroup
+    rollout: Rollout
     place: int
     at: int
 
@@ -38,31 +43,35 @@ class Token(NamedTuple):
         return row, query
 
 
-def tokens_of(packed: list[MicroBatch]) -> Iterator[Token]:
-    for batch in packed:
-        for index, (g, i, t) in enumerate(batch.order.tolist()):
-            yield Token(batch, g, i, t, index)
+def tokens_of(batches: Sequence[MicroBatch], groups: Sequence[RolloutGroup]) -> Iterator[Token]:
+    sheet = [(g, r, place) for g in groups for r in g.rollouts for place in range(len(r.tokens))]
+    for batch in batches:
+        for at, row in enumerate(batch.tokens.tolist()):
+            group, source, place = sheet[row]
+            yield Token(batch, group, source, place, at)
+
+
+def visible_to(query: int, segments: Segments | None) -> list[int]:
+    """Places of a row that a query sees, from the meaning of segments and not from what kernels are told."""
+    if segments is None:
+        return list(range(query + 1))
+    ends = np.cumsum(segments.lengths)
+    number = int(np.searchsorted(ends, query, side="right"))
+    spans = [range(end - length, end) for end, length in zip(ends, segments.lengths, strict=True)]
+    prompt = segments.prompts[number]
+    return [*([] if prompt == ALONE else spans[prompt]), *range(spans[number].start, query + 1)]
 
 
 @for_many_batches
 @given(BATCHES, BUDGETS, LAYOUTS, PADS)
-def test_each_completion_token_is_there_once_with_all_that_belongs_to_it(
+def test_each_completion_token_is_there_once_at_its_place_in_the_sheet(
     groups: list[RolloutGroup], budget: int, layout: Layout, pad: int
 ) -> None:
-    seen = []
-    for token in tokens_of(pack(groups, budget, layout, pad)):
-        batch, n, source = token.batch, token.at, groups[token.group].rollouts[token.rollout]
-        seen.append((token.group, token.rollout, token.place))
-        assert batch.targets[n] == source.tokens[token.place]
-        assert batch.behaviour_logprobs[n] == source.behaviour_logprobs[token.place]
-        assert batch.versions[n] == next(s.policy_version for s in source.spans if s.start <= token.place < s.end)
-        gains = oracle.advantages([r.reward for r in groups[token.group].rollouts])
-        assert float(batch.advantages[n]) == pytest.approx(gains[token.rollout], abs=1e-12)
-    wanted = [
-        (g, i, t) for g, one in enumerate(groups) for i, r in enumerate(one.rollouts) for t in range(len(r.tokens))
-    ]
-    assert sorted(seen) == wanted
-    assert completion_tokens(groups) == len(wanted)
+    batches = packed(groups, budget, layout, pad)
+    for token in tokens_of(batches, groups):
+        assert token.batch.targets[token.at] == token.rollout.tokens[token.place]
+    seen = sorted(row for batch in batches for row in batch.tokens.tolist())
+    assert seen == list(range(sum(one.completion_tokens for one in groups)))
 
 
 @for_many_batches
@@ -70,35 +79,48 @@ def test_each_completion_token_is_there_once_with_all_that_belongs_to_it(
 def test_a_predictor_sees_the_prompt_and_its_own_completion_so_far_and_nothing_else(
     groups: list[RolloutGroup], budget: int, layout: Layout, pad: int
 ) -> None:
-    for token in tokens_of(pack(groups, budget, layout, pad)):
-        source = groups[token.group]
-        before = [*source.prompt.tolist(), *source.rollouts[token.rollout].tokens[: token.place].tolist()]
+    for token in tokens_of(packed(groups, budget, layout, pad), groups):
+        before = [*token.group.prompt.tolist(), *token.rollout.tokens[: token.place].tolist()]
         row, query = token.row_and_query
-        mask, ids, positions = token.batch.attention_mask, token.batch.input_ids[row], token.batch.position_ids[row]
-        visible = torch.arange(len(ids)) <= query if mask is None else mask[row, 0, query]
-        by_position = sorted(zip(positions[visible].tolist(), ids[visible].tolist(), strict=True))
-        assert by_position == list(enumerate(before)), "every earlier token once, at its own position"
-        assert positions[query] == len(before) - 1
+        ids, positions = token.batch.input_ids[row], token.batch.position_ids[row]
+        seen = visible_to(query, token.batch.segments)
+        assert ids[seen].tolist() == before
+        assert positions[seen].tolist() == list(range(len(before))), "each at its own position"
 
 
 @for_many_batches
 @given(BATCHES, BUDGETS, LAYOUTS)
-def test_a_micro_batch_keeps_to_its_budget_or_is_a_single_row(
+def test_a_completion_stays_together_and_in_order(groups: list[RolloutGroup], budget: int, layout: Layout) -> None:
+    """Whoever looks at ratios of whole sequences finds each in one micro-batch."""
+    sequences = Sheet.of(groups).sequences
+    for batch in packed(groups, budget, layout):
+        for number in sequences[batch.tokens].unique().tolist():
+            own = torch.nonzero(sequences == number)[:, 0]
+            start = int(torch.nonzero(batch.tokens == own[0])[0, 0])
+            assert torch.equal(batch.tokens[start : start + len(own)], own)
+
+
+@for_many_batches
+@given(BATCHES, BUDGETS, LAYOUTS)
+def test_a_micro_batch_keeps_to_its_budget_or_is_a_single_block(
     groups: list[RolloutGroup], budget: int, layout: Layout
 ) -> None:
-    for batch in pack(groups, budget, layout):
-        assert batch.padded_tokens <= budget or len(batch.input_ids) == 1
+    for batch in packed(groups, budget, layout):
+        sequences = Sheet.of(groups).sequences[batch.tokens].unique()
+        assert batch.padded_tokens <= budget or len(sequences) == 1
         assert batch.padded_tokens == batch.input_ids.shape[0] * batch.input_ids.shape[1]
 
 
 @for_many_batches
-@given(BATCHES, BUDGETS, PADS)
-def test_whoever_looks_at_nothing_useful_looks_at_himself(groups: list[RolloutGroup], budget: int, pad: int) -> None:
-    """A query without any key would make the softmax, and through it the whole batch, a NaN."""
-    for batch in pack(groups, budget, "shared_prompt", pad):
-        if batch.attention_mask is not None:
-            assert batch.attention_mask.diagonal(dim1=2, dim2=3).all()
-            assert not batch.attention_mask.triu(1).any(), "nobody sees what comes later"
+@given(BATCHES, BUDGETS, LAYOUTS)
+def test_a_packed_row_holds_its_segments_and_no_padding(
+    groups: list[RolloutGroup], budget: int, layout: Layout
+) -> None:
+    for batch in packed(groups, budget, layout):
+        if batch.segments is not None:
+            assert batch.input_ids.shape == (1, sum(batch.segments.lengths))
+    whole = sum(len(g.prompt) + len(r.tokens) for g in groups for r in g.rollouts)
+    assert sum(batch.padded_tokens for batch in packed(groups, budget, "packed")) == whole
 
 
 @for_many_batches
@@ -106,10 +128,11 @@ def test_whoever_looks_at_nothing_useful_looks_at_himself(groups: list[RolloutGr
 def test_a_shared_prompt_is_computed_once_as_long_as_the_budget_has_room(
     groups: list[RolloutGroup], budget: int
 ) -> None:
-    rows = sum(len(batch.input_ids) for batch in pack(groups, budget, "shared_prompt"))
-    roomy = sum(len(batch.input_ids) for batch in pack(groups, 10**6, "shared_prompt"))
-    padded = sum(len(batch.input_ids) for batch in pack(groups, budget, "padded"))
-    assert len(groups) == roomy <= rows <= padded == sum(len(one.rollouts) for one in groups)
+    least = sum(len(g.prompt) + g.completion_tokens for g in groups)
+    tokens = sum(batch.padded_tokens for batch in packed(groups, budget, "shared_prompt"))
+    most = sum(batch.padded_tokens for batch in packed(groups, budget, "packed"))
+    assert least == sum(batch.padded_tokens for batch in packed(groups, 10**6, "shared_prompt"))
+    assert least <= tokens <= most
 
 
 def made(prompt: int, completion: int, size: int) -> list[RolloutGroup]:
@@ -118,28 +141,64 @@ def made(prompt: int, completion: int, size: int) -> list[RolloutGroup]:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "completion", "shared"), [(300, 10, True), (10, 10, True), (4, 2000, False), (2000, 4000, False)]
+    ("prompt", "completion", "shared"), [(300, 10, True), (10, 10, True), (4, 2000, False), (2000, 4000, True)]
 )
 def test_the_automatic_layout_shares_prompts_where_that_saves_work(prompt: int, completion: int, shared: bool) -> None:
-    """Long answers in one row would pay for attention between each other that the mask then throws away."""
-    (batch,) = pack(made(prompt, completion, 8), 10**6)
-    assert (len(batch.input_ids) == 1) == shared
+    (batch,) = packed(made(prompt, completion, 8), 10**6)
+    assert batch.segments is not None
+    assert (len(batch.segments.lengths) == 1 + 8) == shared
+    assert (batch.padded_tokens == prompt + 8 * completion) == shared
 
 
-def test_a_completion_longer_than_the_budget_still_travels_whole() -> None:
-    (batch,) = pack(made(3, 50, 2)[:1], 10**6, "shared_prompt")
+def test_a_completion_longer_than_the_budget_still_travels_whole_and_alone() -> None:
+    (batch,) = packed(made(3, 50, 2), 10**6, "shared_prompt")
     assert batch.padded_tokens == 3 + 2 * 50
-    alone = pack(made(3, 50, 2), 8, "shared_prompt")
-    assert [one.padded_tokens for one in alone] == [53, 53]
+    for layout in ("shared_prompt", "packed", "padded"):
+        assert [one.padded_tokens for one in packed(made(3, 50, 2), 8, layout)] == [53, 53]
 
 
-def test_the_same_groups_make_the_same_micro_batches_to_the_byte() -> None:
-    for one, other in zip(pack(random_groups(3), 60), pack(random_groups(3), 60), strict=True):
-        for name, value in vars(one).items():
-            assert value is None or torch.equal(value, getattr(other, name)), name
+@pytest.mark.parametrize("layout", ["packed", "shared_prompt", "padded"])
+def test_the_same_groups_make_the_same_micro_batches_to_the_byte(layout: Layout) -> None:
+    def tensors(batch: MicroBatch) -> list[torch.Tensor]:
+        values = [*vars(batch).values(), *(vars(batch.segments).values() if batch.segments else ())]
+        return [v for v in values if isinstance(v, torch.Tensor)]
+
+    ones, others = packed(random_groups(3), 60, layout), packed(random_groups(3), 60, layout)
+    for one, other in zip(ones, others, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(tensors(one), tensors(other), strict=True))
 
 
-def test_rows_of_like_length_share_a_micro_batch_so_little_is_padded() -> None:
+def test_rows_of_like_length_share_a_padded_micro_batch_so_little_is_padded() -> None:
     answers = tuple(rollout([1] * length, float(length)) for length in (40, 2, 41, 3, 39, 1))
-    batches = pack([RolloutGroup("t0", "train", 0, np.ones(1, np.int32), answers)], 126, "padded")
+    batches = packed([RolloutGroup("t0", "train", 0, np.ones(1, np.int32), answers)], 126, "padded")
     assert [tuple(batch.input_ids.shape) for batch in batches] == [(3, 42), (3, 4)]
+
+
+def test_packed_rows_are_as_few_as_may_be_and_about_as_long() -> None:
+    lengths = [90, 60, 50, 40, 30, 20, 10]  # 300 tokens, 3 rows of 100 if they fit exactly
+    answers = tuple(rollout([1] * (length - 1), float(length)) for length in lengths)
+    groups = [RolloutGroup("t0", "train", 0, np.ones(1, np.int32), answers)]
+    assert sorted(batch.padded_tokens for batch in packed(groups, 100, "packed")) == [100, 100, 100]
+    roomy = [batch.padded_tokens for batch in packed(groups, 180, "packed")]
+    assert roomy == [150, 150], "and not 180 and 120"
+
+
+def test_everything_a_micro_batch_has_moves_with_it() -> None:
+    batch = packed(random_groups(3), 10**6, "shared_prompt")[0].to(torch.device("meta"))
+    assert batch.segments is not None
+    for owner in (batch, batch.segments):
+        for field in dataclasses.fields(owner):
+            value = getattr(owner, field.name)
+            assert not isinstance(value, torch.Tensor) or value.is_meta, field.name
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+def test_ranks_share_the_micro_batches_by_cost_and_none_has_more_than_its_share_of_passes(world: int) -> None:
+    batches = packed(random_groups(4, 6, 6), 70, "packed")
+    ranks = assign(batches, world)
+    assert len(ranks) == world
+    assert sorted(index for rank in ranks for index in rank) == list(range(len(batches)))
+    assert max(len(rank) for rank in ranks) == -(-len(batches) // world)
+    costs = [sum(batches[i].cost for i in rank) for rank in ranks]
+    assert max(costs) - min(costs) <= max(batch.cost for batch in batches)
+    assert ranks == assign(batches, world)

@@ -1,0 +1,54 @@
+"""Peak memory of log-probs and their gradient, from hidden states through the head, whole and in chunks.
+
+Invariant: each figure is what one computation added to a process of its own, by the peak of its resident set on a CPU
+and by torch's allocator on a GPU. Refuses to know the model's body.
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+
+import torch
+
+from consumer.head import chosen_logprobs, chunk_for
+
+TOKENS, VOCABULARY, WIDTH = 8192, 49152, 576
+
+
+def peaks() -> dict[str, float]:
+    """MiB that were added at the peak, by kind; each measured in a fresh process."""
+    return {kind: float(_alone(kind)) for kind in ("whole", "chunks")}
+
+
+def _alone(kind: str) -> str:
+    command = [sys.executable, "-m", "benchmarks.memory", kind]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def measure(kind: str) -> float:
+    """MiB that forward and backward add to weights, hidden states and their gradients-to-be in this process."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    head = torch.nn.Linear(WIDTH, VOCABULARY, bias=False, device=device)
+    hidden = torch.randn(TOKENS, WIDTH, device=device, requires_grad=True)
+    targets = torch.randint(0, VOCABULARY, (TOKENS,), device=device)
+    # The libraries' own threads and buffers are not what is measured.
+    chosen_logprobs(head, hidden[:64], targets[:64], 1.0, 64)[0].sum().backward()
+    head.weight.grad = hidden.grad = None
+    before = _peak(device)
+    chunk = TOKENS if kind == "whole" else chunk_for(VOCABULARY)
+    chosen_logprobs(head, hidden, targets, 1.0, chunk)[0].sum().backward()
+    return _peak(device) - before
+
+
+def _peak(device: str) -> float:
+    """MiB so far."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used / (2**20 if sys.platform == "darwin" else 2**10)  # in bytes there, in KiB on Linux
+
+
+if __name__ == "__main__":
+    print(measure(sys.argv[1]))
