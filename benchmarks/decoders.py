@@ -19,7 +19,7 @@ import redis
 from prometheus_client import generate_latest
 from safetensors.numpy import save
 
-from broker import manifest
+from broker import adapter, manifest
 from broker.documents import INDEX, indexed_weights
 from broker.errors import Malformed, Refused
 from broker.files import sha256
@@ -227,6 +227,8 @@ def decoders(folder: Path) -> list[Decoder]:
             [b'{"architectures": ["LlamaForCausalLM"], "hidden_size": 64, "max_position_embeddings": 512}'],
             in_file("model/config.json", lambda path: model_hash(path.parent)),
         ),
+        Decoder("adapter configuration", [LORA], in_file(f"adapter/{adapter.CONFIG}", _adapter)),
+        Decoder("adapter weights", [_lora()], in_file(f"adapters/{adapter.WEIGHTS}", _adapter)),
         Decoder("verify request", [encode_request(problem, ["7", "8"])], lambda raw: _texts(decode_request(raw)[1])),
         Decoder(
             "verify answer",
@@ -251,6 +253,27 @@ def _state(path: Path) -> None:
     """Its checksum is right: whoever wrote it wrote that, too."""
     for tensor in Checkpoint(path.parent, {"sha256": {path.name: sha256(path)}}).state().values():
         assert tensor.numel() * tensor.element_size() <= path.stat().st_size
+
+
+LORA = b'{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "bias": "none", "fan_in_fan_out": false}'
+
+
+def _lora() -> bytes:
+    sides = {adapter.DOWN: np.ones((2, 4), np.float32), adapter.UP: np.ones((3, 2), np.float32)}
+    header = {"base": "b" * 64, "dtype": "float32"}
+    return save({f"{adapter.PREFIX}layer{side}": values for side, values in sides.items()}, header)
+
+
+def _adapter(path: Path) -> None:
+    """The other one of the two files is as it should be."""
+    for name, usual in ((adapter.CONFIG, LORA), (adapter.WEIGHTS, _lora())):
+        if name != path.name:
+            path.with_name(name).write_bytes(usual)
+    found = adapter.Adapter.read(path.parent)
+    assert math.isfinite(found.scale)
+    for name in found.down:
+        shape = len(found.up[name]), found.down[name].shape[1]
+        assert found.onto(name, np.zeros(shape[::-1] if found.transposed else shape, np.float32)).ndim == 2
 
 
 def _recipe(path: Path) -> None:

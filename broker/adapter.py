@@ -27,6 +27,7 @@ from broker.files import sha256
 Array = npt.NDArray[np.float32]
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX, DOWN, UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
+MOST_SCALE = 1e6  # far beyond any use, and far below where float32 ends
 DTYPES = ("float32", "bfloat16")
 PLAIN = {
     "peft_type": "LORA",
@@ -58,6 +59,7 @@ class Adapter:
         alpha: Any = config.get("lora_alpha")
         _check(type(rank) is int and 0 < rank < 2**16, f"{CONFIG}: r")
         _check(isinstance(alpha, int | float) and not isinstance(alpha, bool), f"{CONFIG}: lora_alpha")
+        _check(isinstance(config.get("fan_in_fan_out", False), bool), f"{CONFIG}: fan_in_fan_out")
         for name, value in PLAIN.items():
             _check(config.get(name, value) == value, f"{CONFIG}: {name}")
         try:
@@ -68,7 +70,7 @@ class Adapter:
         _check(header.get("dtype") in DTYPES and isinstance(header.get("base"), str), f"{WEIGHTS}: header")
         down, up = _sides(tensors, int(rank))
         scale = float(alpha) / int(rank)
-        _check(bool(np.isfinite(scale)), f"{CONFIG}: lora_alpha")
+        _check(abs(scale) <= MOST_SCALE, f"{CONFIG}: lora_alpha")
         return cls(down, up, scale, bool(config.get("fan_in_fan_out")), header["base"], header["dtype"])
 
     def fits(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
