@@ -225,6 +225,13 @@ def test_a_model_whose_attention_is_its_own_is_padded() -> None:
     assert torch.allclose(own_gradient, gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
 
 
+def test_a_model_with_layers_of_another_kind_is_padded() -> None:
+    """A recurrent layer would carry its state from one sequence of a row into the next."""
+    module = llama()
+    module.config.layer_types = ["full_attention", "linear_attention"]
+    assert policy_model(module).layout == "padded"
+
+
 def test_such_a_model_is_not_packed_by_force() -> None:
     with pytest.raises(Refused, match=r"learner\.layout = 'packed' and BloomForCausalLM"):
         policy_model(seeded(bloom), recipe({"layout": "packed"}))

@@ -90,6 +90,16 @@ def test_the_logits_of_more_than_a_chunk_never_exist(entropy: bool) -> None:
     assert seen.largest <= max(4 * VOCABULARY, VOCABULARY * WIDTH, TOKENS * WIDTH)
 
 
+def test_the_logits_of_a_chunk_are_computed_again_and_not_kept() -> None:
+    head, hidden, targets = made()
+    calls: list[int] = []
+    head.register_forward_hook(lambda _module, _input, logits: calls.append(len(logits)))
+    logprobs, _ = chosen_logprobs(head, hidden, targets, 1.0, 4)
+    assert calls == [4] * 9 + [1]
+    logprobs.sum().backward()
+    assert sorted(calls) == sorted(([4] * 9 + [1]) * 2)
+
+
 def test_left_to_itself_a_chunk_fills_what_it_may_and_is_a_token_at_least() -> None:
     assert chunk_for(49152) * 49152 * 4 <= CHUNK_BYTES < (chunk_for(49152) + 1) * 49152 * 4
     assert chunk_for(10**9) == 1
