@@ -69,8 +69,8 @@ class Adapter:
             raise Malformed(f"{WEIGHTS} is not a complete safetensors file: {error}") from None
         _check(header.get("dtype") in DTYPES and isinstance(header.get("base"), str), f"{WEIGHTS}: header")
         down, up = _sides(tensors, int(rank))
-        scale = float(alpha) / int(rank)
-        _check(abs(scale) <= MOST_SCALE, f"{CONFIG}: lora_alpha")
+        _check(abs(alpha) <= MOST_SCALE * rank, f"{CONFIG}: lora_alpha")
+        scale = float(alpha) / rank
         return cls(down, up, scale, bool(config.get("fan_in_fan_out")), header["base"], header["dtype"])
 
     def fits(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
