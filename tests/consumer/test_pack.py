@@ -202,3 +202,10 @@ def test_ranks_share_the_micro_batches_by_cost_and_none_has_more_than_its_share_
     costs = [sum(batches[i].cost for i in rank) for rank in ranks]
     assert max(costs) - min(costs) <= max(batch.cost for batch in batches)
     assert ranks == assign(batches, world)
+
+
+def test_a_rank_with_little_to_do_is_not_given_more_passes_than_the_others() -> None:
+    """Ranks that wait for each other at every pass would all make as many as it does."""
+    answers = tuple(rollout([1] * length, float(length)) for length in (200, 5, 5, 5, 5, 5))
+    batches = packed([RolloutGroup("t0", "train", 0, np.ones(1, np.int32), answers)], 6, "packed")
+    assert sorted(len(rank) for rank in assign(batches, 2)) == [3, 3]
