@@ -28,7 +28,7 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 
 help:
 	@echo 'make VERB [RECIPE=recipes/demo.toml] [DEVICE=cpu|cuda] [PYTHON=python3.11] [ARGS="…"]'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(RUNTIME) ## run the whole pipeline on this machine: Redis, generators, learner
 	@exec $(PY) -m deploy.launcher recipes/demo.toml $(ARGS)

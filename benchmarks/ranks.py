@@ -41,7 +41,7 @@ def main() -> None:
             off = [_off(gradients(world, preset, Path(root) / str(world)), alone) for world in (2, 4)]
         print(f"| `{preset}` | {len(alone)} | {off[0]:.1e} | {off[1]:.1e} |", flush=True)
     print(
-        f"\nLargest difference of a gradient's component, relative to the largest one; float64, gloo, {torch.__version__}."
+        f"\nLargest difference of a component, relative to the largest one; float64, gloo, torch {torch.__version__}."
     )
 
 

@@ -22,8 +22,9 @@ SAMPLE = 1 << 20  # tokens that quantiles are taken of, at most: torch sorts no 
 class StepStats:
     """Figures of a step. Ratios are π/μ, staleness is in versions, KL and entropy in nats a token, times in seconds.
 
-    `ess` and `sequence_ess` are fractions, of the ratios π/μ at the start of the batch, before any bound. A figure that
-    this step cannot know (of tokens with A < 0 where there are none) is None.
+    `ess` and `sequence_ess` are fractions, of the ratios π/μ at the start of the batch (of the minibatch, for an
+    objective that does not look back so far), before any bound. A figure that this step cannot know (of tokens with
+    A < 0 where there are none) is None.
     """
 
     loss: float

@@ -52,14 +52,15 @@ class Trainer(Restorable):
     def train(self, groups: Sequence[RolloutGroup], policy_version: int) -> StepStats:
         """One pipeline step: `minibatches_per_batch` updates over disjoint parts of `groups`.
 
-        With more than one, π at the start of the batch is computed once, before the first of them; with one it is
-        sg(π) of the same forward pass, unless the objective has to look at the whole batch first.
+        With more than one, π at the start of the batch is computed once, before the first of them, where the objective
+        asks for it; with one it is sg(π) of the same forward pass, unless all of the batch has to be looked at first.
         """
         started = time.perf_counter()
         settings, of = self.recipe.learner, self.recipe.objective
         sheet, minibatches = Sheet.of(groups), min(settings.minibatches_per_batch, len(groups))
         packed = self._packed(groups, sheet, minibatches)
-        anchor = self._whole(self.model, sheet, packed) if minibatches > 1 or of.needs_whole_batch else None
+        looks_back = of.needs_whole_batch or (minibatches > 1 and of.needs_anchor)
+        anchor = self._whole(self.model, sheet, packed) if looks_back else None
         reference = self._whole(self.reference, sheet, packed) if self.reference is not None else None
         fixed = plan(
             sheet,

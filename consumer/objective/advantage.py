@@ -12,7 +12,8 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from consumer.objective.settings import Baseline, ObjectiveSettings
+from consumer.objective.axes import Baseline
+from consumer.objective.settings import ObjectiveSettings
 
 Array = npt.NDArray[np.float64]
 Components = Sequence[Mapping[str, float]]  # of each rollout of a group

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from consumer.objective.settings import Aggregation
+from consumer.objective.axes import Aggregation
 
 
 def coefficients(kind: Aggregation, counted: Tensor, sequences: Tensor, groups: Tensor, constant_length: int) -> Tensor:

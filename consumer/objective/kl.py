@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from consumer.objective.settings import Kl
+from consumer.objective.axes import Kl
 from consumer.objective.tokens import Tokens, held, importance_ratio, to_go, total
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from consumer.objective.settings import Proximal
+from consumer.objective.axes import Proximal
 from consumer.objective.tokens import Tokens
 
 

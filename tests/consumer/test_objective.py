@@ -17,8 +17,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from consumer.objective.axes import OF_SEQUENCES
 from consumer.objective.loss import Terms, token_terms
-from consumer.objective.settings import OF_SEQUENCES, ObjectiveSettings
+from consumer.objective.settings import ObjectiveSettings
 from consumer.objective.surrogate import SURROGATES, clipped, ppo
 from consumer.objective.tokens import Tokens, importance_ratio
 from tests.consumer.test_objective_oracle import SURROGATES as CHOICES

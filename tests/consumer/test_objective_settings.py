@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from consumer.objective.axes import OWNERS
 from consumer.objective.presets import PRESETS
-from consumer.objective.settings import OWNERS, ObjectiveSettings
+from consumer.objective.settings import ObjectiveSettings
 from tests.consumer.test_objective_oracle import accepted, core, pairwise
 
 KL = {"kl": "k3", "kl_coefficient": 0.1}
