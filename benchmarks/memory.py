@@ -6,9 +6,11 @@ and by torch's allocator on a GPU. Refuses to know the model's body.
 
 from __future__ import annotations
 
+import re
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import torch
 
@@ -46,8 +48,10 @@ def _peak(device: str) -> float:
     """MiB so far."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used / (2**20 if sys.platform == "darwin" else 2**10)  # in bytes there, in KiB on Linux
+    status = Path("/proc/self/status")
+    if status.exists():  # its own: ru_maxrss of Linux starts from what the parent had when it forked
+        return float(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())[0]) / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # of macOS, in bytes
 
 
 if __name__ == "__main__":
