@@ -231,9 +231,9 @@ def _from_flags(flags: list[str]) -> list[tuple[tuple[str, str], str]]:
 
 
 def _plain(value: str) -> Any:
-    """Lists as in TOML; what stands alone is read as its field's type by validation."""
+    """Lists and tables as in JSON; what stands alone is read as its field's type by validation."""
     try:
-        return json.loads(value) if value.startswith("[") else value
+        return json.loads(value) if value.startswith(("[", "{")) else value
     except (ValueError, RecursionError):
         return value
 

@@ -24,7 +24,7 @@ MAY: dict[str, set[str]] = {
     },
     "consumer": {
         "broker", "monitoring.metrics", "monitoring.settings", "monitoring.watchdog", "numpy", "pydantic",
-        "structlog", "redis", "torch", "transformers", "safetensors",
+        "structlog", "redis", "torch", "transformers", "safetensors", "msgpack", "peft", "torchao",
     },
     "monitoring": {"broker", "prometheus_client", "rich", "matplotlib", "numpy", "pydantic", "structlog", "redis"},
     "deploy": {"broker", "tomli_w", "pydantic", *SETTINGS},
@@ -34,9 +34,10 @@ MAY: dict[str, set[str]] = {
 EXTRA: dict[str, set[str]] = {
     "producer/vllm_engine.py": {"vllm", "torch"},
     "producer/model_files.py": {"safetensors"},
-    "producer/worker_extension.py": {"vllm", "torch", "safetensors"},
+    "producer/weights.py": {"torch", "safetensors"},
+    "producer/worker_extension.py": {"vllm", "torch"},
     "producer/quiet_executor.py": {"vllm"},
-    "producer/transformers_engine.py": {"torch", "safetensors"},
+    "producer/transformers_engine.py": {"torch"},
     "deploy/prepare.py": {"torch", "transformers", "tokenizers", "huggingface_hub", "safetensors", "gguf"},
 }
 

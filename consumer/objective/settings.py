@@ -37,7 +37,7 @@ class ObjectiveSettings(Section):
 
     baseline: Baseline = Field("leave_one_out", description="what is taken off a reward")
     scale: Scale = Field("none", description="what it is then divided by")
-    std_ddof: Literal[0, 1] = Field(1, description="1: the sample's standard deviation")
+    std_ddof: int = Field(1, ge=0, le=1, description="1: the sample's standard deviation")
     std_eps: float = Field(1e-6, ge=0, description="added to a standard deviation")
     gdpo_weights: dict[str, float] = Field({}, description="weight of each reward component; empty: all, at 1")
 

@@ -98,7 +98,7 @@ def test_a_client_with_patience_outlives_its_server(tmp_path: Path) -> None:
             server.crash()
             threading.Timer(0.3, server.start).start()
             assert client.get("k") == b"v"
-            assert patience.connections == 2
+            assert patience.connections >= 2  # more where a connection is made to one that is still starting
     assert [line["event"] for line in logs] == ["waiting for redis", "redis answers again"]
 
 
