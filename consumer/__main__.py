@@ -113,9 +113,6 @@ def load_trainer(kind: type[T], recipe: ProcessRecipe, ranks: Ranks) -> T:
         model = PolicyModel.load(folder, recipe, settings.model_copy(update=changed))
         return model if ranks.mesh is None else model.shard(ranks.mesh)
 
-    if ranks.leads:
-        changed = recipe.objective.overridden
-        structlog.get_logger("learner").info("objective", preset=recipe.objective.preset, changed=changed)
     model, reference = loaded(source), recipe.objective.reference
     scorer: Scorer | None = None
     if recipe.objective.needs_reference:
