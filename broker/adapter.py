@@ -29,12 +29,12 @@ WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX, DOWN, UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 MOST_SCALE = 1e6  # far beyond any use, and far below where float32 ends
 DTYPES = ("float32", "bfloat16")
-PLAIN = {
-    "peft_type": "LORA",
-    "bias": "none",
-    "use_dora": False,
-    "use_rslora": False,
-}  # what else it might be, it is not
+PLAIN = {"peft_type": "LORA", "bias": "none"}
+# What else it might be, it is not: each would make it another addition than alpha/r·B·A to the named weights.
+ABSENT = (
+    *("use_dora", "use_rslora", "use_qalora", "lora_bias", "alpha_pattern", "rank_pattern", "layer_replication"),
+    *("modules_to_save", "trainable_token_indices", "target_parameters"),
+)
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,14 @@ class Adapter:
         _check(isinstance(config.get("fan_in_fan_out", False), bool), f"{CONFIG}: fan_in_fan_out")
         for name, value in PLAIN.items():
             _check(config.get(name, value) == value, f"{CONFIG}: {name}")
+        for name in ABSENT:
+            _check(not config.get(name), f"{CONFIG}: {name}")
         try:
             with safe_open(folder / WEIGHTS, framework="numpy") as opened:
-                header, tensors = opened.metadata() or {}, {n: opened.get_tensor(n) for n in opened.keys()}  # noqa: SIM118
+                header, names = opened.metadata() or {}, list(opened.keys())
+                for name in names:  # numpy has no bfloat16, and says so by errors of its own
+                    _check(opened.get_slice(name).get_dtype() == "F32", f"{WEIGHTS}: {name[:100]}")
+                tensors = {name: opened.get_tensor(name) for name in names}
         except SafetensorError as error:
             raise Malformed(f"{WEIGHTS} is not a complete safetensors file: {error}") from None
         _check(header.get("dtype") in DTYPES and isinstance(header.get("base"), str), f"{WEIGHTS}: header")
@@ -111,7 +116,7 @@ def _sides(tensors: Mapping[str, npt.NDArray[np.generic]], rank: int) -> tuple[d
         side = next((s for s in sides if key.endswith(s)), "")
         _check(bool(side) and key.startswith(PREFIX), f"{WEIGHTS}: {key[:100]}")
         wide = tensor.ndim == 2 and tensor.shape[0 if side == DOWN else 1] == rank
-        _check(wide and tensor.dtype == np.float32 and bool(np.isfinite(tensor).all()), f"{WEIGHTS}: {key[:100]}")
+        _check(wide and bool(np.isfinite(tensor).all()), f"{WEIGHTS}: {key[:100]}")
         sides[side][key.removeprefix(PREFIX).removesuffix(side) + ".weight"] = tensor.astype(np.float32, copy=False)
     _check(sides[DOWN].keys() == sides[UP].keys() and bool(sides[DOWN]), f"{WEIGHTS}: one side without the other")
     return sides[DOWN], sides[UP]

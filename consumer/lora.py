@@ -6,13 +6,14 @@ the base's own names. Refuses to know how a policy travels.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -65,17 +66,30 @@ def merged(tensors: Mapping[str, Tensor], scale: float, transposed: bool) -> dic
 
 
 def write_adapter(folder: Path, module: Any, tensors: Mapping[str, Tensor], base: Path, dtype: str) -> None:
-    """A folder that peft loads, and that generators lay onto their own copy of `base`."""
+    """A folder that peft loads, and that generators lay onto their own copy of `base`.
+
+    The same adapter always gives the same bytes: a learner that comes back may have to write a version once more.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     named = {}
     for name, tensor in tensors.items():
         for side, kept in ((DOWN, adapter.DOWN), (UP, adapter.UP)):
             if name.endswith(side):
                 named[adapter.PREFIX + name.removesuffix(side) + kept] = tensor.float().contiguous()
-    save_file(named, folder / adapter.WEIGHTS, {"format": "pt", "base": adapter.digest(base), "dtype": dtype})
+    header = {"format": "pt", "base": adapter.digest(base), "dtype": dtype}
+    (folder / adapter.WEIGHTS).write_bytes(_in_order(save(named, header)))
     config = module.peft_config[NAME]
     config.base_model_name_or_path, config.fan_in_fan_out = str(base), is_transposed(module)
+    config.target_modules = sorted(config.target_modules)  # peft's set is written in another order by every process
     config.save_pretrained(folder)
+
+
+def _in_order(raw: bytes) -> bytes:
+    """A safetensors file with its header's keys sorted: the library writes its metadata in a random order."""
+    size = int.from_bytes(raw[:8], "little")
+    header = json.dumps(json.loads(raw[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the data stays aligned
+    return len(header).to_bytes(8, "little") + header + raw[8 + size :]
 
 
 def layers_of(module: nn.Module) -> list[Any]:

@@ -75,6 +75,15 @@ def make_optimizer(
     return torch.optim.AdamW(parameters, fused=True, **usual)
 
 
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """The learning rate of the next update. torchao's optimizers keep it in a tensor and accept no number instead."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
 def update(optimizer: torch.optim.Optimizer) -> None:
     """`optimizer.step()`; torchao's is compiled for a GPU, where that is worth its while."""
     on_gpu = optimizer.param_groups[0]["params"][0].is_cuda
@@ -92,6 +101,15 @@ def moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
             else:
                 out[f"{index}.{name}"] = value
     return out
+
+
+def kind_of(moments: Mapping[str, torch.dtype]) -> str:
+    """The `learner.optimizer` that left moments of these names and types; '' where there are none yet."""
+    if any(name.endswith(".codes") for name in moments):
+        return "adamw_8bit"
+    if any(".exp_avg" in name and dtype == torch.bfloat16 for name, dtype in moments.items()):
+        return "adamw_bf16"
+    return "adamw" if moments else ""
 
 
 def take_up(optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:

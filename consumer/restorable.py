@@ -16,7 +16,7 @@ from torch import Tensor
 from broker.errors import Refused
 from consumer.checkpoint import STATE
 from consumer.model import Copied, PolicyModel
-from consumer.optimizer import make_optimizer, moments, take_up
+from consumer.optimizer import kind_of, make_optimizer, moments, take_up
 from consumer.ranks import Ranks
 from consumer.settings import LearnerSettings
 from consumer.shards import Shards, contents, read
@@ -26,7 +26,7 @@ class Restorable:
     """A model and its optimizer, on one rank or, a part on each, on several."""
 
     def __init__(self, model: PolicyModel, settings: LearnerSettings, ranks: Ranks) -> None:
-        self.model, self.ranks = model, ranks
+        self.model, self.ranks, self._kind = model, ranks, settings.optimizer
         self.optimizer = make_optimizer(model.parameters, settings, ranks.world)
         self.updates, self._copies = 0, 0
 
@@ -44,7 +44,8 @@ class Restorable:
     def load(self, folder: Path) -> None:
         """The reverse of `state`, from a checkpoint's folder, whoever and however many wrote it.
 
-        Raises `Refused` for a checkpoint of another model or other adapters.
+        Raises `Refused` for a checkpoint of another model, other adapters or another optimizer, whose moments would be
+        taken for this one's.
         """
         there, parameters, found = contents(folder), self.model.parameters, self._tensors()
         ours = {name: tensor.shape for name, tensor in found.items() if name.startswith("model.")}
@@ -53,6 +54,13 @@ class Restorable:
             odd = min(name for name in ours | theirs if ours.get(name) != theirs.get(name)).removeprefix("model.")
             raise Refused(
                 f"checkpoint {folder} is of another model or other adapters ({odd})", "bring back the recipe's"
+            )
+        kind = kind_of({name: dtype for name, (_, dtype) in there.items() if name.startswith("optimizer.")})
+        # torchao keeps small moments in fp32 itself, so for its optimizer all of them may be.
+        if kind not in ("", self._kind) and (kind, self._kind) != ("adamw", "adamw_8bit"):
+            raise Refused(
+                f"checkpoint {folder} has the moments of learner.optimizer = '{kind}', not of '{self._kind}'",
+                f"bring back learner.optimizer = '{kind}', or begin another run from the model",
             )
         alone = folder / STATE
         if self.ranks.world == 1 and alone.exists():

@@ -19,7 +19,7 @@ from consumer.guard import CollapseGuard
 from consumer.model import PolicyModel, Scorer
 from consumer.objective.loss import token_terms
 from consumer.objective.tokens import Tokens
-from consumer.optimizer import update
+from consumer.optimizer import set_rate, update
 from consumer.pack import MicroBatch, assign, pack
 from consumer.plan import Plan, plan
 from consumer.ranks import ALONE, Ranks
@@ -188,8 +188,7 @@ class Trainer(Restorable):
     def _update(self) -> float:
         """Clip and apply the gradient, or throw it away if it is not finite. Returns its norm before clipping."""
         norm = float(whole(torch.nn.utils.clip_grad_norm_(self.model.parameters, self.recipe.learner.max_grad_norm)))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate
+        set_rate(self.optimizer, self.learning_rate)
         if norm == norm and norm not in (float("inf"), float("-inf")):
             update(self.optimizer)
             self.updates += 1

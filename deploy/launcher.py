@@ -18,8 +18,9 @@ from types import FrameType
 from typing import TextIO
 
 from broker.cli import guarded
+from broker.documents import read_object
 from broker.embedded import EmbeddedServer
-from broker.errors import Refused
+from broker.errors import Malformed, Refused
 from broker.run_folder import RunFolder, current, unfinished
 from broker.settings import environment
 from deploy.children import REFUSAL, REFUSED, Child
@@ -147,8 +148,11 @@ class Launcher:
 def _enough_disk(folder: Path, recipe: Recipe) -> None:
     """Refuse a run whose versions and checkpoints cannot fit. Bytes are those of fp32 weights and two Adam moments."""
     weights = sum(path.stat().st_size for path in Path(recipe.run.model).glob("*.safetensors"))
-    checkpoints = 3 * (recipe.learner.keep_checkpoints + 1)
+    trained = _trained_share(recipe)
+    checkpoints = 3 * (recipe.learner.keep_checkpoints + 1) * trained
     versions = (recipe.policy.keep + 2) / (1 if recipe.policy.dtype == "float32" else 2)
+    if recipe.learner.lora_rank and recipe.learner.lora_publish == "adapter":
+        versions = (recipe.policy.keep + 2) * trained
     needed = weights * (checkpoints + versions + 1)
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -156,6 +160,16 @@ def _enough_disk(folder: Path, recipe: Recipe) -> None:
             f"{folder} has {free / 1e6:,.1f} MB free and the run needs about {needed / 1e6:,.1f} MB",
             "free some, or set run.directory to a larger disk",
         )
+
+
+def _trained_share(recipe: Recipe) -> float:
+    """Of the weights, about: an adapter of rank r has r·(O + I) numbers beside the O·I of its layer."""
+    try:
+        config = read_object((Path(recipe.run.model) / "config.json").read_bytes())
+    except (OSError, Malformed):
+        return 1.0  # whoever loads the model says what is wrong with it
+    width, rank = config.get("hidden_size"), recipe.learner.lora_rank
+    return min(1.0, 2 * rank / width) if rank and isinstance(width, int) and width > 0 else 1.0
 
 
 def _claimed(recipe: Recipe) -> tuple[Recipe, TextIO]:

@@ -131,3 +131,22 @@ def test_each_objectives_gradient_by_all_weights_is_the_oracles_by_log_probs_cha
     assert stats.clip_fraction == pytest.approx(sum(expected.clipped) / TOKENS)
     assert stats.truncation_fraction == pytest.approx(sum(expected.truncated) / TOKENS)
     assert stats.mask_fraction == pytest.approx(sum(expected.masked) / TOKENS)
+
+
+@pytest.mark.parametrize("name", ["loglinear", "normalised", "m2po, counted after", "grpo", "k1 in the reward"])
+def test_each_of_two_updates_is_the_oracles_at_the_weights_that_it_met(name: str) -> None:
+    """The second is of the other half of the batch: anchor as before both, loglinear's with half the updates made."""
+    of = ObjectiveSettings.model_validate(OBJECTIVES[name])
+    start, reference = (oracle.logprobs_of(gpt2(seed), GROUPS) for seed in (0, 1))
+    learner = {"minibatches_per_batch": 2, "learning_rate": 0.02}
+    _, updates = trained(gpt2(), recipe(learner, OBJECTIVES[name]))
+    part = torch.tensor([g % 2 for g, group in enumerate(GROUPS) for r in group.rollouts for _ in r.tokens])
+    for number, update in enumerate(updates):
+        module = gpt2()
+        torch.nn.utils.vector_to_parameters(update.weights, module.parameters())
+        logprobs, _ = plainly(module, GROUPS)
+        answers = oracle.answers_of(GROUPS, nested(logprobs), start, reference, None, VERSION)
+        expected = torch.tensor(oracle.objective(answers, of, limit=16, minibatches=2).gradient, dtype=torch.float64)
+        (expected * logprobs)[part == number].sum().backward()
+        by_hand = flat([p.grad for p in module.parameters() if p.grad is not None])
+        assert float((update.gradient - by_hand).abs().max()) <= 1e-10 * float(by_hand.abs().max()), number

@@ -153,8 +153,14 @@ def test_a_kl_needs_no_second_model(tmp_path: Path) -> None:
         (lambda t, c: c.update(r=3), "adapter_model"),
         (lambda t, c: c.update(use_dora=True), "use_dora"),
         (lambda t, c: t.update({"elsewhere": torch.zeros(2)}), "elsewhere"),
+        (lambda t, c: c.update(alpha_pattern={"q_proj": 400}), "alpha_pattern"),
+        (lambda t, c: t.update({n: v.bfloat16() for n, v in t.items()}), "lora_A"),
+        (lambda t, c: t.update({n: v.to(torch.float8_e4m3fn) for n, v in t.items()}), "lora_A"),
     ],
-    ids=["a side is missing", "not a number", "another rank", "another kind", "a stranger"],
+    ids=[
+        *("a side is missing", "not a number", "another rank", "another kind", "a stranger"),
+        *("a scale of its own", "bfloat16", "float8"),
+    ],
 )
 def test_a_damaged_adapter_is_refused_with_its_reason(tmp_path: Path, harm: Any, complaint: str) -> None:
     trainer = trained(tmp_path / "base", llama(), lora_publish="adapter")
@@ -177,3 +183,32 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     adapted(tmp_path / "other", llama(7), recipe(LORA))
     with pytest.raises(ValueError, match="not one of the model"):
         weights.shapes(tmp_path / "v1", tmp_path / "other")
+
+
+def test_a_version_that_is_written_again_has_the_same_bytes(tmp_path: Path) -> None:
+    """A learner that comes back may write one again, which the store accepts under its old number only if it is equal.
+
+    By themselves the libraries write a file's header, and the names of the layers, in another order every time.
+    """
+    of = recipe({**LORA, "lora_publish": "adapter"})
+    found = set()
+    for number in range(8):
+        model = adapted(tmp_path / "base", llama(), of)
+        model.write(tmp_path / f"v{number}", model.snapshot())
+        files = sorted(path for path in (tmp_path / f"v{number}").iterdir())
+        found.add(tuple((path.name, path.read_bytes()) for path in files))
+    assert len(found) == 1
+    layers = json.loads((tmp_path / "v0" / adapter.CONFIG).read_text())["target_modules"]
+    assert layers == sorted(layers)
+    assert len(layers) == 2 * 7
+
+
+@pytest.mark.parametrize("targets", [(), ("q_proj", "down_proj")])
+def test_layers_are_chosen_by_name_and_computed_again_in_the_backward_pass_to_the_same_gradient(
+    tmp_path: Path, targets: tuple[str, ...]
+) -> None:
+    plain = trained(tmp_path, llama(), lora_targets=targets)
+    again = trained(tmp_path, llama(), lora_targets=targets, gradient_checkpointing=True)
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in plain.state_dict().items())
+    layers = {name.split(".")[-4] for name in plain.model.snapshot("adapter")}
+    assert layers == (set(targets) or {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"})

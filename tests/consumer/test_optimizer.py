@@ -10,8 +10,11 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from consumer.optimizer import make_optimizer, moments, take_up, update
-from tests.consumer.groups import recipe
+from broker.errors import Refused
+from consumer import checkpoint
+from consumer.optimizer import make_optimizer, moments, set_rate, take_up, update
+from consumer.trainer import Trainer
+from tests.consumer.groups import llama, policy_model, random_groups, recipe
 
 KINDS = ("adamw", "adamw_bf16", "adamw_8bit")
 SHAPES = [(64, 128), (7,), (300, 32)]
@@ -84,3 +87,48 @@ def test_moments_go_to_disk_and_come_back_to_the_bit(kind: str, tmp_path: Path) 
 def test_a_second_moment_that_would_stand_still_is_refused() -> None:
     with pytest.raises(ValidationError, match="would stand still"):
         recipe({"optimizer": "adamw_bf16", "betas": [0.9, 0.999]})
+
+
+def trainer(kind: str) -> Trainer:
+    pytest.importorskip("torchao") if kind == "adamw_8bit" else None
+    of = recipe({"optimizer": kind, "learning_rate": 1e-2, "warmup_steps": 4})
+    return Trainer(policy_model(llama(), of), of)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_trainer_of_each_kind_goes_on_from_its_checkpoint_to_the_bit(kind: str, tmp_path: Path) -> None:
+    """Through the trainer's own update, warm-up and all."""
+    steady = trainer(kind)
+    steady.train(random_groups(0), 3)
+    found = checkpoint.write(tmp_path, 1, steady.state(), {}, keep=1)
+    again = trainer(kind)
+    again.load(found.verified())
+    for one in (steady, again):
+        one.train(random_groups(1), 3)
+        assert one.updates == 2
+    restored = again.state_dict()
+    assert all(torch.equal(tensor, restored[name]) for name, tensor in steady.state_dict().items())
+
+
+@pytest.mark.parametrize(("kind", "other"), [("adamw", "adamw_bf16"), ("adamw_bf16", "adamw")])
+def test_the_moments_of_another_optimizer_are_not_taken_for_one_s_own(kind: str, other: str, tmp_path: Path) -> None:
+    of = trainer(kind)
+    of.train(random_groups(0), 3)
+    found = checkpoint.write(tmp_path, 1, of.state(), {}, keep=1)
+    with pytest.raises(Refused, match=f"moments of learner.optimizer = '{kind}', not of '{other}'"):
+        trainer(other).load(found.verified())
+
+
+def test_a_checkpoint_without_moments_suits_every_optimizer(tmp_path: Path) -> None:
+    """The first one of a run."""
+    found = checkpoint.write(tmp_path, 0, trainer("adamw").state(), {}, keep=1)
+    trainer("adamw_bf16").load(found.verified())
+
+
+def test_a_rate_that_is_kept_in_a_tensor_stays_in_it() -> None:
+    of = parameters()
+    kept = torch.tensor(1.0)
+    optimizer = torch.optim.SGD(of, lr=kept)
+    set_rate(optimizer, 0.25)
+    assert optimizer.param_groups[0]["lr"] is kept
+    assert float(kept) == 0.25

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,10 +24,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from broker.connection import connect
 from broker.embedded import EmbeddedServer
+from broker.errors import Refused
 from broker.keys import Keys
 from broker.ledger import Ledger
 from broker.run_folder import RunFolder
 from broker.settings import BrokerSettings
+from deploy.launcher import _enough_disk
 from deploy.prepare import prepare
 from deploy.recipe import read
 from tests.ports import free_port
@@ -294,3 +297,16 @@ def test_every_process_gets_what_the_launcher_resolved(tmp_path: Path, model: Pa
         assert {path.name for path in tmp_path.iterdir()} == {"tiny", launch.output.name}
     for path, content in files(launch.folder).items():
         assert b"s3cret" not in content, path
+
+
+def test_adapters_need_room_for_adapters_and_not_for_copies_of_the_model(tmp_path: Path) -> None:
+    """A model (a hole in the disk, so to say) of which three fit: enough for adapters, too little for all of it."""
+    (tmp_path / "config.json").write_text('{"hidden_size": 4096}')
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.truncate(shutil.disk_usage(tmp_path).free // 3)
+    flags = ["--run.model", str(tmp_path), "--learner.lora_rank"]
+    adapters = ["16", "--learner.lora_publish", "adapter"]
+    _enough_disk(tmp_path, read(Path(RECIPE), [*flags, *adapters]))
+    for whole in (["0"], ["16"]):  # of merged versions each is a whole model
+        with pytest.raises(Refused, match="the run needs about"):
+            _enough_disk(tmp_path, read(Path(RECIPE), [*flags, *whole]))
