@@ -157,6 +157,14 @@ def test_no_mask_and_no_scores_of_a_whole_row_are_ever_made() -> None:
         assert seen.largest <= most < row * row
 
 
+def test_not_even_a_single_sequence_has_a_mask_of_its_row() -> None:
+    segments = Segments.of([64], [ALONE])
+    query, key, value = (torch.randn(1, 2, 64, 8, requires_grad=True) for _ in range(3))
+    with Allocations() as seen:
+        segment_attention(nn.Module(), query, key, value, None, segments=segments)[0].sum().backward()
+    assert seen.largest < 64 * 64
+
+
 def test_gradients_of_segments_are_those_of_one_masked_attention() -> None:
     """Every tensor's, in float64, prompts shared and not, with as many queries a key head as the model likes."""
     segments = Segments.of([4, 3, 5, 6, 1, 2], [ALONE, 0, 0, ALONE, 3, ALONE])
