@@ -68,14 +68,9 @@ class Found:
 
 def markdown(document: dict[str, Any]) -> str:
     """Everything, as `staleness.md`."""
-    found, sweep = Found(document), document["sweep"]
-    starts = fmean(r["start"] for r in document["runs"])
-    skipped = sum(r["skipped"] for r in document["runs"])
+    found = Found(document)
     parts = [
-        "# Reward against staleness\n\n"
-        f"Written by `python -m benchmarks.staleness`: {document['machine']}, {document['seconds'] / 60:.0f} minutes.\n"
-        f"{len(sweep['seeds'])} seeds, {sweep['steps']} steps of 8 groups of 8, {sweep['minibatches']} minibatch(es) a step"
-        f" ± standard error over seeds.\nReward before training {starts:.3f}; {skipped} updates were thrown away.",
+        f"# Reward against staleness\n\n{_setting(document)}",
         f"## Reward of the final policy\n\n{_table(found, 'final')}",
         f"## Mean reward over training\n\n{_table(found, 'area')}",
         f"## Effective sample size\n\nOf the ratios π/μ of a batch's tokens, before any bound, as a fraction.\n\n"
@@ -85,6 +80,20 @@ def markdown(document: dict[str, Any]) -> str:
         LIMITS,
     ]
     return "\n\n".join(parts)
+
+
+def _setting(document: dict[str, Any]) -> str:
+    sweep, runs = document["sweep"], document["runs"]
+    skipped = sum(r["skipped"] for r in runs)
+    return (
+        f"Written by `make staleness`: {document['machine']}, {document['seconds'] / 60:.0f} minutes. Adding two numbers"
+        " of two digits\nin base 3, one right answer each; a recurrent policy of some 15,000 weights, which has imitated"
+        " careless examples;\nthe production learner step. Each batch (8 groups of 8, degenerate ones kept) was sampled"
+        " by the policy of exactly so\nmany versions ago (in the first steps: by the first there was).\n\n"
+        f"{len(sweep['seeds'])} seeds, {sweep['steps']} steps, minibatches a step: {sweep['minibatches']}. Rewards are"
+        " exact expectations, ± the standard error over seeds;\n"
+        f"before training: {fmean(r['start'] for r in runs):.3f}. Updates thrown away as not finite: {skipped}."
+    )
 
 
 def _table(found: Found, name: str) -> str:
@@ -108,11 +117,13 @@ def _bounded(found: Found) -> str:
 def _rates(document: dict[str, Any]) -> str:
     """Mean final reward of each, the chosen one in bold."""
     rates = document["sweep"]["rates"]
-    rows = [["preset", *(f"{rate:g}" for rate in rates)]]
-    for preset, chosen in document["rates"].items():
+    rows = [["trials of", *(f"{rate:g}" for rate in rates), "for"]]
+    for preset in dict.fromkeys(trial["preset"] for trial in document["trials"]):
         trials = [t for t in document["trials"] if t["preset"] == preset]
         means = {rate: fmean(t["final"] for t in trials if t["learning_rate"] == rate) for rate in rates}
-        rows.append([f"`{preset}`", *(f"**{m:.3f}**" if r == chosen else f"{m:.3f}" for r, m in means.items())])
+        best = max(means, key=lambda rate: means[rate])
+        users = ", ".join(f"`{p}`" for p, of in document["tried_as"].items() if of == preset)
+        rows.append([f"`{preset}`", *(f"**{m:.3f}**" if r == best else f"{m:.3f}" for r, m in means.items()), users])
     said = "Mean final reward at staleness 0 on {} seeds that are in no other figure; the best rate is the preset's."
     return f"{said.format(len(document['sweep']['rate_seeds']))}\n\n{_lines(rows)}"
 
