@@ -70,7 +70,7 @@ def test_a_correction_changes_nothing_until_something_is_stale(runs: list[dict[s
 
 
 def test_presets_that_share_trials_are_the_same_without_staleness() -> None:
-    fresh = replace(SHORT, staleness=0, steps=5)
+    fresh = replace(SHORT, staleness=0, steps=5, imitation=60)  # several groups a batch with something to tell
     final = {preset: train(replace(fresh, preset=preset)).final for preset in ("pipelinerl", *PRESETS)}
     for preset, found in final.items():
         assert found == pytest.approx(final[Sweep().tried_as(preset)], abs=1e-6)
