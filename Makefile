@@ -92,6 +92,10 @@ bench: $(RUNTIME) ## what the figures in README.md come from: the demo with thre
 fuzz: $(DEV) ## feed every decoder 100,000 broken messages and more
 	@exec $(PY) -m benchmarks.fuzz $(ARGS)
 
+.PHONY: staleness
+staleness: $(RUNTIME) ## reward against staleness, preset by preset, on a toy (20 minutes): benchmarks/staleness.md, docs/staleness.png
+	@exec $(PY) -m benchmarks.staleness $(ARGS)
+
 install: $(RUNTIME) ## install only (the other verbs do it by themselves)
 
 lock: $(DEV) ## write requirements/*.txt anew from .venv and, for CUDA, the package index

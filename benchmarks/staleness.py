@@ -133,21 +133,31 @@ def _ended(runs: Sequence[Run], processes: int) -> Iterator[tuple[Run, Outcome]]
         yield from ((pending[done], done.result()) for done in as_completed(pending))
 
 
-def _sweep(options: argparse.Namespace) -> Sweep:
+def _short(value: Any) -> Any:
+    """The same with numbers of six digits: nobody reads more of them, and the file is kept with the source."""
+    if isinstance(value, dict):
+        return {name: _short(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_short(part) for part in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def asked(options: argparse.Namespace) -> Sweep:
+    """The sweep that the command line asks for."""
     if options.quick:
         return QUICK
     return Sweep(
         options.presets,
         options.staleness,
-        range(1, options.seeds + 1),
+        tuple(range(1, options.seeds + 1)),
         rates=options.rates,
         steps=options.steps,
         minibatches=options.minibatches,
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point."""
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="benchmarks.staleness", description="reward against staleness, on a toy")
     parser.add_argument("--seeds", type=int, default=len(Sweep.seeds), help="how many")
     parser.add_argument("--steps", type=int, default=Sweep.steps)
@@ -158,16 +168,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--quick", action="store_true", help="a few short runs, to see that it works")
     parser.add_argument("--redraw", action="store_true", help="run nothing: tables and picture from the raw numbers")
-    parser.add_argument(
-        "--tables", type=Path, default=Path("benchmarks/staleness.md"), help="and raw numbers beside it"
-    )
+    tables = Path("benchmarks/staleness.md")
+    parser.add_argument("--tables", type=Path, default=tables, help="with the raw numbers beside them")
     parser.add_argument("--picture", type=Path, default=Path("docs/staleness.png"))
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point."""
+    options = parsed(arguments)
     raw = options.tables.with_suffix(".json")
-    found = json.loads(raw.read_text()) if options.redraw else measured(_sweep(options), options.processes)
+    found = json.loads(raw.read_text()) if options.redraw else measured(asked(options), options.processes)
     for path in (raw, options.picture):
         path.parent.mkdir(parents=True, exist_ok=True)
-    raw.write_text(json.dumps(found) + "\n")
+    raw.write_text(json.dumps(_short(found)) + "\n")
     options.tables.write_text(markdown(found))
     options.picture.write_bytes(picture(found))
     print(markdown(found))

@@ -86,10 +86,10 @@ def _setting(document: dict[str, Any]) -> str:
     sweep, runs = document["sweep"], document["runs"]
     skipped = sum(r["skipped"] for r in runs)
     return (
-        f"Written by `make staleness`: {document['machine']}, {document['seconds'] / 60:.0f} minutes. Adding two"
-        " numbers of two\ndigits in base 3, one right answer each; a recurrent policy of some 15,000 weights that has"
-        " imitated careless\nexamples; the production learner step. Each batch (8 groups of 8, degenerate ones kept) was"
-        " sampled by the policy\nof exactly so many versions ago (in the first steps: by the first there was).\n\n"
+        f"Written by `make staleness`: {document['machine']}, {document['seconds'] / 60:.0f} minutes. Adding two\n"
+        "numbers of two digits in base 3, one right answer each; a recurrent policy of some 15,000 weights that has\n"
+        "imitated careless examples; the production learner step. Each batch (8 groups of 8, degenerate ones kept)\n"
+        "was sampled by the policy of exactly so many versions ago (in the first steps: by the first there was).\n\n"
         f"{len(sweep['seeds'])} seeds, {sweep['steps']} steps, minibatches a step: {sweep['minibatches']}. Rewards are"
         " exact expectations, ± the standard error over seeds;\n"
         f"before training: {fmean(r['start'] for r in runs):.3f}. Updates thrown away as not finite: {skipped}."

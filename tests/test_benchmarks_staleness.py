@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from benchmarks.lagged import Run, train
-from benchmarks.staleness import PRESETS, QUICK, RATE_SEEDS, Sweep, main
+from benchmarks.staleness import PRESETS, QUICK, RATE_SEEDS, Sweep, asked, main, parsed
 from benchmarks.staleness_report import STYLES
 from benchmarks.toy import BASE, END, LONGEST, Toy, addition, imitator, sampled
 
@@ -81,6 +81,15 @@ def test_no_rate_is_chosen_by_a_run_that_is_shown() -> None:
     assert not set(RATE_SEEDS) & set(Sweep().seeds)
     assert {run.staleness for run in Sweep().trials()} == {0}
     assert set(PRESETS) <= set(STYLES)
+
+
+def test_what_is_asked_for_can_be_written_down_with_what_is_found() -> None:
+    sweep = asked(parsed(["--seeds", "3", "--presets", "pg", "--staleness", "0", "4"]))
+    assert len(sweep.runs({"pg": 1e-3})) == 3 * 2
+    assert json.loads(json.dumps(asdict(sweep)))["seeds"] == [1, 2, 3]
+    assert asked(parsed([])) == replace(
+        Sweep(), presets=list(PRESETS), staleness=[0, 1, 2, 4, 8, 16], rates=sweep.rates
+    )
 
 
 def test_a_run_is_a_function_of_what_it_was_asked() -> None:
