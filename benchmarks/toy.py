@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 
 from broker.schema import Rollout, RolloutGroup, VersionSpan
 
@@ -51,7 +52,8 @@ class Toy(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.config = SimpleNamespace()
+        self.config = PretrainedConfig()
+        self.config.vocab_size = VOCABULARY
         self.embedding = nn.Embedding(VOCABULARY, WIDTH)
         self.body = nn.GRU(WIDTH, WIDTH, batch_first=True)
         self.head = nn.Linear(WIDTH, VOCABULARY)
