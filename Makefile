@@ -102,6 +102,10 @@ bench-staleness: $(DEV) ## reward against staleness for several objectives, on a
 fuzz: $(DEV) ## feed every decoder 100,000 broken messages and more
 	@exec $(PY) -m benchmarks.fuzz $(ARGS)
 
+.PHONY: staleness
+staleness: $(RUNTIME) ## reward against staleness, preset by preset, on a toy (40 minutes on two busy cores): benchmarks/staleness.md, docs/staleness.png
+	@exec $(PY) -m benchmarks.staleness $(ARGS)
+
 install: $(RUNTIME) ## install only (the other verbs do it by themselves)
 
 lock: $(DEV) ## write requirements/*.txt anew from .venv and, for CUDA, the package index
