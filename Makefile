@@ -24,7 +24,7 @@ export TOKENIZERS_PARALLELISM := false
 
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help install lint format type test test-fast demo objectives up stop broker acl producer consumer monitoring exporter ledger dead-letters crash-matrix soak bench bench-learner bench-staleness fuzz lock clean FORCE
+.PHONY: help install lint format type test test-fast demo objectives up stop broker acl producer consumer monitoring exporter ledger dead-letters crash-matrix soak bench bench-learner staleness fuzz lock clean FORCE
 
 help:
 	@echo 'make VERB [RECIPE=recipes/demo.toml] [DEVICE=cpu|cuda] [PYTHON=python3.11] [ARGS="…"]'
@@ -96,13 +96,9 @@ bench-learner: $(DEV) ## packing and lean log-probs against a plain padded loop,
 	@$(PY) -m benchmarks.learner $(ARGS)
 	@exec $(PY) -m benchmarks.ranks
 
-bench-staleness: $(DEV) ## reward against staleness for several objectives, on a toy; writes benchmarks/staleness.md
-	@exec $(PY) -m benchmarks.staleness $(ARGS)
-
 fuzz: $(DEV) ## feed every decoder 100,000 broken messages and more
 	@exec $(PY) -m benchmarks.fuzz $(ARGS)
 
-.PHONY: staleness
 staleness: $(RUNTIME) ## reward against staleness, preset by preset, on a toy (40 minutes on two busy cores): benchmarks/staleness.md, docs/staleness.png
 	@exec $(PY) -m benchmarks.staleness $(ARGS)
 

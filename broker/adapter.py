@@ -1,7 +1,7 @@
 """A policy version that is an adapter (LoRA): what its folder holds, and the one way it is laid onto its base.
 
-Invariant: learner and generator add an adapter to a weight by the same arithmetic, so both come to the same bits.
-Refuses to know torch, and what a model computes.
+Invariant: learner and generator add an adapter to a weight by the same arithmetic: on one kind of processor and with as
+many threads they come to the same bits, else to rounding. Refuses to know torch, and what a model computes.
 
 The folder is as peft writes and reads it: `adapter_config.json` and `adapter_model.safetensors`, whose header also says
 which weights it belongs to (`base`) and what a policy's weights are rounded to (`dtype`).

@@ -51,6 +51,8 @@ def plan(
     `anchor` log π (N,) before the first update, where `of.needs_whole_batch`; `reference` log π_ref (N,), where its KL
     is in the reward.
     """
+    if of.needs_whole_batch and anchor is None:
+        raise ValueError("the objective looks at the whole batch first, and has nothing to look at")
     mask = _mask(sheet, of)
     gains = _advantages(sheet, of, limit, mask, anchor, reference)
     part = sheet.groups % minibatches

@@ -1,6 +1,7 @@
 """The weights of a policy version, whether its folder holds a whole model or an adapter to lay onto the base.
 
-Invariant: an adapter laid on here gives the bits that the learner would have published merged. Refuses to know engines.
+Invariant: an adapter laid on here gives what the learner would have published merged, by the same arithmetic. Refuses
+to know engines.
 """
 
 from __future__ import annotations

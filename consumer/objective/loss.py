@@ -47,6 +47,8 @@ def token_terms(
     where the settings have a KL or an entropy bonus. With one minibatch a batch π_prox is sg(π), hence ρ = 1: no clip
     acts then, and the gradient is that of −c·w·A·log π.
     """
+    if (of.needs_reference and reference is None) or (of.entropy_bonus and entropy is None):
+        raise ValueError("the objective has a KL or an entropy bonus, and nothing to take it of")
     tokens = tokens.clean()
     proximal = proximal_logprobs(tokens, of.proximal, progress)
     weight = token_weights(tokens, proximal, of)
