@@ -25,7 +25,6 @@ STYLES = {  # colours that colour-blind readers can tell apart, markers for ever
     "pipelinerl": ("#7a7a7a", "P", "weight π/μ ≤ 5"),
     "headrace": ("#009e73", "o", "weight π/μ ≤ 2"),
 }
-UNCOUNTED = ("cispo",)  # a capped weight leaves the token its gradient, so it is in no figure
 BOUNDS = ("clipped", "truncated", "masked")
 LIMITS = """## What this does not show
 
@@ -78,8 +77,8 @@ def markdown(document: dict[str, Any]) -> str:
         f"## Mean reward over training\n\n{_table(found, 'area')}",
         f"## Effective sample size\n\nOf the ratios π/μ of a batch's tokens, before any bound, as a fraction.\n\n"
         f"{_table(found, 'ess')}",
-        "## Tokens clipped, truncated or masked, %\n\n`cispo` caps a weight and takes no gradient away: its cap is not"
-        f" counted.\n\n{_bounded(found)}",
+        "## Tokens clipped, truncated or masked, %\n\nA clip or a mask takes a token's gradient away, a truncation"
+        f" holds its weight at a cap.\n\n{_bounded(found)}",
         f"## Learning rates\n\n{_rates(document)}",
         LIMITS,
     ]
@@ -149,15 +148,12 @@ def picture(document: dict[str, Any]) -> bytes:
     titles = ("reward of the final policy", "effective sample size, fraction", "tokens clipped, truncated or masked, %")
     for axes, name, title in zip(panels, ("final", "ess", "bounded"), titles, strict=True):
         for preset in found.presets:
-            if name == "bounded" and preset in UNCOUNTED:
-                continue
             _curve(axes, found, preset, name)
         _dress(axes, found, title)
     seeds = len(document["sweep"]["seeds"])
     start = fmean(r["start"] for r in document["runs"])
     panels[0].axhline(start, color=INK, linestyle=":", linewidth=1)
     panels[0].annotate("before training", (0.01, start), (0, 4), ("axes fraction", "data"), "offset points", color=INK)
-    panels[2].annotate("(what cispo caps is not counted)", (0.03, 0.95), xycoords="axes fraction", color=INK)
     panels[0].set_ylim(0, 1)
     panels[1].set_ylim(0, 1.03)
     panels[2].set_ylim(bottom=0)

@@ -280,7 +280,7 @@ class LearnerMetrics(_Role):
         "clip_fraction": "Tokens whose gradient the surrogate's clip or mask removed.",
         "clip_fraction_positive": "The same of tokens with a positive advantage.",
         "clip_fraction_negative": "The same of tokens with a negative advantage.",
-        "truncation_fraction": "Tokens whose weight π_prox/μ was truncated.",
+        "truncation_fraction": "Tokens whose weight was held at its cap: π_prox/μ, or cispo's and topr's own.",
         "truncation_fraction_positive": "The same of tokens with a positive advantage.",
         "truncation_fraction_negative": "The same of tokens with a negative advantage.",
         "mask_fraction": "Tokens whose weight the correction's masks set to 0.",

@@ -52,11 +52,12 @@ def token_terms(
     tokens = tokens.clean()
     proximal = proximal_logprobs(tokens, of.proximal, progress)
     weight = token_weights(tokens, proximal, of)
-    value, clipped = SURROGATES[of.surrogate](tokens, proximal, of)
+    value, clipped, capped = SURROGATES[of.surrogate](tokens, proximal, of)
     if reference is not None:
         value = value - of.kl_coefficient * kl.penalty(of.kl, tokens, proximal, reference)
     if entropy is not None:
         value = value + of.entropy_bonus * torch.where(tokens.mask, entropy, 0.0)
     share = coefficients.to(value.dtype) * weight.value / divisor
     loss = torch.where(weight.masked | ~tokens.mask, 0.0, -share * value)
-    return Terms(loss, weight.value, clipped & tokens.mask, weight.truncated, weight.masked)
+    truncated = weight.truncated if capped is None else weight.truncated | (capped & tokens.mask & ~weight.masked)
+    return Terms(loss, weight.value, clipped & tokens.mask, truncated, weight.masked)

@@ -4,8 +4,8 @@ Invariant: where π = π_prox = μ the gradient of every one of them is the poli
 gmpo and oapl: its mean over the sequence, which comes to the same over the sequence). Refuses to know groups, weights
 and means over a batch.
 
-In all of them ρ = π/π_prox (N,), A the advantage (N,); each returns the gain (N,), and where the surrogate itself took
-a token's gradient away (N,) bool.
+In all of them ρ = π/π_prox (N,), A the advantage (N,); each returns the gain (N,), where the surrogate itself took a
+token's gradient away (N,) bool, and where it held a weight of its own at a cap (N,) bool.
 """
 
 from __future__ import annotations
@@ -19,12 +19,18 @@ from torch import Tensor
 from consumer.objective.settings import ObjectiveSettings
 from consumer.objective.tokens import Tokens, held, importance_ratio, mean, total
 
+ROUNDING = 1e-6  # of a ratio that is 1
+
 
 class Gain(NamedTuple):
-    """`value` (N,) is differentiable; `clipped` (N,) bool: no gradient comes from this token because of a bound."""
+    """`value` (N,) is differentiable; `clipped` (N,) bool: no gradient comes from this token because of a bound.
+
+    `truncated` (N,) bool: this token's gradient is weighted by a cap and not by ρ; None: by ρ everywhere.
+    """
 
     value: Tensor
     clipped: Tensor
+    truncated: Tensor | None = None
 
 
 def pg(tokens: Tokens, _: Tensor, __: ObjectiveSettings) -> Gain:
@@ -54,7 +60,8 @@ def ppo(tokens: Tokens, proximal: Tensor, of: ObjectiveSettings) -> Gain:
 def cispo(tokens: Tokens, proximal: Tensor, of: ObjectiveSettings) -> Gain:
     """sg(min(ρ, C))·A·log π: a clipped weight, but every token keeps a gradient. MiniMax-M1 2025; ScaleRL 2025."""
     rho = importance_ratio(tokens.logprobs.detach(), proximal)
-    return Gain(rho.clamp(max=of.cispo_cap) * tokens.advantages * tokens.logprobs, _nowhere(tokens))
+    value = rho.clamp(max=of.cispo_cap) * tokens.advantages * tokens.logprobs
+    return Gain(value, _nowhere(tokens), rho > of.cispo_cap)
 
 
 def gspo(tokens: Tokens, proximal: Tensor, of: ObjectiveSettings) -> Gain:
@@ -99,8 +106,9 @@ def topr(tokens: Tokens, proximal: Tensor, of: ObjectiveSettings) -> Gain:
     log_rho = tokens.logprobs.detach() - proximal
     if of.ratio_level == "sequence":
         log_rho = total(log_rho, tokens.sequences)
-    weight = torch.where(tokens.advantages > 0, 1.0, torch.exp(held(log_rho)).clamp(max=1.0))
-    return Gain(weight * tokens.advantages * tokens.logprobs, _nowhere(tokens))
+    rho, negative = torch.exp(held(log_rho)), tokens.advantages <= 0
+    weight = torch.where(negative, rho.clamp(max=1.0), 1.0)
+    return Gain(weight * tokens.advantages * tokens.logprobs, _nowhere(tokens), negative & (rho > 1 + ROUNDING))
 
 
 def kimi(tokens: Tokens, proximal: Tensor, of: ObjectiveSettings) -> Gain:

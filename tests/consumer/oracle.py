@@ -77,7 +77,9 @@ def _answer(answer: Answer, coefficient: float, of: ObjectiveSettings) -> Outcom
         slope = math.fsum(shares[s] * gained.slope[s][t] for s in range(length))
         out.gradient.append(-(slope - share * of.kl_coefficient * pull))
         out.by_entropy.append(-share * of.entropy_bonus)
-    out.clipped, out.truncated, out.masked = gained.clipped, answer.truncations, answer.masked
+    capped = [c and not m for c, m in zip(gained.capped, answer.masked, strict=True)]
+    out.truncated = [c or t for c, t in zip(capped, answer.truncations, strict=True)]
+    out.clipped, out.masked = gained.clipped, answer.masked
     return out
 
 

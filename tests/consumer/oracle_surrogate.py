@@ -26,11 +26,12 @@ class Line(NamedTuple):
 
 
 class Gain(NamedTuple):
-    """`value` (L,), `slope` (L, L): ∂value_t/∂log π_i, `clipped` (L,)."""
+    """`value` (L,), `slope` (L, L): ∂value_t/∂log π_i, `clipped` (L,), `capped` (L,): a weight held, not a gradient."""
 
     value: list[float]
     slope: list[list[float]]
     clipped: list[bool]
+    capped: list[bool]
 
 
 def held(log_ratio: float) -> float:
@@ -52,12 +53,14 @@ def gain(line: Line, of: ObjectiveSettings) -> Gain:
         off = [math.fsum(x - p for x, p in zip(line.logprobs, line.proximal, strict=True))] * length
     else:
         off = [x - p for x, p in zip(line.logprobs, line.proximal, strict=True)]
-    out = Gain([], [[0.0] * length for _ in range(length)], [])
+    out = Gain([], [[0.0] * length for _ in range(length)], [], [])
     for t, (x, m, a) in enumerate(zip(line.logprobs, line.behaviour, line.gains, strict=True)):
         value, slope, clipped = _token(x, off[t], x - m, m, a, of)
         out.value.append(value)
         out.slope[t][t] = slope
         out.clipped.append(clipped)
+        most = {"cispo": of.cispo_cap, "topr": 1 + 1e-6 if a <= 0 else math.inf}.get(of.surrogate, math.inf)
+        out.capped.append(math.exp(held(off[t])) > most)
     return out
 
 
@@ -105,30 +108,32 @@ def _ppo(rho: float, moves: float, a: float, of: ObjectiveSettings) -> tuple[flo
 def _whole(line: Line, of: ObjectiveSettings) -> Gain:
     """Surrogates of a sequence: every token depends on every other."""
     length, gains = len(line.logprobs), line.gains
+    none = [False] * length
     off = [x - p for x, p in zip(line.logprobs, line.proximal, strict=True)]
     if of.surrogate == "gspo":
         mean = math.fsum(off) / length
         s = math.exp(held(mean))
         at = [_ppo(s, live(mean), a, of) for a in gains]
-        return Gain([v for v, _, _ in at], [[d / length] * length for _, d, _ in at], [hit for _, _, hit in at])
+        return Gain([v for v, _, _ in at], [[d / length] * length for _, d, _ in at], [hit for _, _, hit in at], none)
     if of.surrogate == "gmpo":
         hit = [(a > 0 and o > of.gmpo_clip) or (a < 0 and o < -of.gmpo_clip) for a, o in zip(gains, off, strict=True)]
         kept = [math.copysign(of.gmpo_clip, a) if h else o for a, o, h in zip(gains, off, hit, strict=True)]
         mean = math.fsum(kept) / length
         s = math.exp(held(mean))
         slope = [[0.0 if h else s * live(mean) * a / length for h in hit] for a in gains]
-        return Gain([s * a for a in gains], slope, hit)
-    none = [False] * length
+        return Gain([s * a for a in gains], slope, hit, none)
     if of.surrogate == "kimi":
         far, tau = math.fsum(off), of.kimi_temperature
         value = [a * x - tau / 2 * held(far) ** 2 / length for a, x in zip(gains, line.logprobs, strict=True)]
         pull = tau * held(far) * live(far) / length
-        return Gain(value, [[(a if i == t else 0.0) - pull for i in range(length)] for t, a in enumerate(gains)], none)
+        slope = [[(a if i == t else 0.0) - pull for i in range(length)] for t, a in enumerate(gains)]
+        return Gain(value, slope, none, none)
     far, beta = math.fsum(x - m for x, m in zip(line.logprobs, line.behaviour, strict=True)), of.oapl_beta
     misses = [a - beta * held(far) for a in gains]
     return Gain(
         [-(miss**2) / (2 * beta) / length for miss in misses],
         [[miss * live(far) / length] * length for miss in misses],
+        none,
         none,
     )
 

@@ -216,6 +216,8 @@ def test_the_batches_stand_on_both_sides_of_every_bound() -> None:
         if surrogate.split(",")[0] in ("ppo", "gspo", "gmpo", "dppo"):
             for side in (gains > 0, gains < 0):
                 assert 0 < int(clipped[side].sum()) < int(side.sum()), surrogate
+        capped = torch.cat([f.truncated for f in found])
+        assert (0 < int(capped.sum()) < len(capped)) == (surrogate.split(",")[0] in ("cispo", "topr")), surrogate
     for correction, choice in CORRECTIONS.items():
         found = list(check([choice] * len(BATCHES)))
         hit = torch.cat([f.truncated | f.masked for f in found])
