@@ -53,6 +53,13 @@ def _digests(value: Any) -> bool:
     )
 
 
+def _adapts(value: Any) -> bool:
+    """What adapters belong to: the digest of a base, and a scale."""
+    if value is None:
+        return True
+    return isinstance(value, dict) and isinstance(value.get("base"), str) and type(value.get("scale")) is float
+
+
 ALWAYS = ("step", "sha256")
 FIELDS: dict[str, Callable[[Any], bool]] = {
     "step": _number,
@@ -61,4 +68,5 @@ FIELDS: dict[str, Callable[[Any], bool]] = {
     "sha256": _digests,
     "entries": _entries,
     "entry_ids": _entry_ids,
+    "adapts": _adapts,
 }

@@ -131,6 +131,7 @@ class Durability:
 
     def _document(self, entries: list[Entry], ids: dict[str, bytes], sequence: int, cut: Cut) -> dict[str, Any]:
         return {
+            "adapts": self.trainer.model.adapts,
             "cut": cut.encode(),
             "version": entries[-1].version if entries else self.at.version,
             "sequence": sequence,

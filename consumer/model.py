@@ -19,6 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging
 
+from broker.adapter import digest
 from broker.errors import Refused
 from broker.settings import RecipeBase
 from consumer import lora
@@ -142,6 +143,11 @@ class PolicyModel:
             yield from ((name, p) for name, p in self.module.named_parameters() if p.requires_grad)
         else:
             yield from self._all_tensors()
+
+    @property
+    def adapts(self) -> dict[str, Any] | None:
+        """What the adapters in a checkpoint belong to, beyond what their shapes tell; None without adapters."""
+        return {"base": digest(self.base), "scale": lora.scale_of(self.module)} if self.lora else None
 
     def _all_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """What makes the model what it is: parameters, tied ones once, and the buffers that are part of it."""

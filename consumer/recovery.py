@@ -115,12 +115,23 @@ class Recovery:
         reached("recovery.opened")
 
     def _load(self, found: Checkpoint) -> None:
-        """Take the checkpoint's weights and position."""
+        """Take the checkpoint's weights and position. Raises `Refused` for those of another model."""
+        self._same_adapters(found)
         self.trainer.load(found.verified())
         self.at.step, self.at.version, self.at.steps_at_version = found.step, found.document["version"], 0
         self.at.sequence = found.document["sequence"]
         self.durability.resumed(found)
         self.trainer.guard = CollapseGuard(self.recipe.learner)
+
+    def _same_adapters(self, found: Checkpoint) -> None:
+        """Their shapes are compared where they are loaded: these are what the same shapes would hide."""
+        theirs, ours = (given or {} for given in (found.document.get("adapts"), self.trainer.model.adapts))
+        for name, key in (("base", "run.model"), ("scale", "learner.lora_alpha")):
+            if theirs and ours and theirs[name] != ours[name]:
+                raise Refused(
+                    f"checkpoint {found.folder} holds adapters that were trained with another {key}",
+                    f"bring back the {key} it was trained with, or choose another run.name",
+                )
 
     def _finish(self, found: Checkpoint) -> None:
         """Finish the settlement that the checkpoint owes. Raises `Refused` if it is not one of these books."""

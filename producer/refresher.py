@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 import redis
 import structlog
 
+from broker.errors import Refused
 from broker.points import reached
 from broker.policy import PolicyStore
 from monitoring.metrics import GeneratorMetrics
@@ -56,7 +57,10 @@ class Refresher:
                 await self._pause(RETRY_SECONDS)
 
     async def refresh(self, version: int) -> bool:
-        """Take up `version`; False if it could not be had, in which case the old weights go on serving."""
+        """Take up `version`; False if it could not be had, in which case the old weights go on serving.
+
+        Raises `Refused` where no version of this run can be had.
+        """
         started = time.perf_counter()
         try:
             # Leased before it is opened, a version is not pruned under us. Once loaded, its files are not needed any
@@ -66,8 +70,8 @@ class Refresher:
             folder = await asyncio.to_thread(self._policy.open, version)
             reached("generator.opened")
             await self._engine.refresh(folder, version)
-        except redis.RedisError:
-            raise  # patience is at its end
+        except (redis.RedisError, Refused):
+            raise  # patience is at its end; or the run is another model's, and every version of it will be
         except Exception as error:  # whatever a library raises: counted, and the engine is asked whether it lives
             self._metrics.refresh_failures.inc()
             log.warning("refresh failed, the old weights go on", version=version, error=str(error)[:300])

@@ -15,13 +15,13 @@ from safetensors import safe_open
 
 from broker import adapter
 from broker.adapter import Adapter
-from broker.errors import Malformed
+from broker.errors import Malformed, Refused
 from producer import model_files
 from producer.model_files import Shapes, weight_files
 
 
 def shapes(folder: Path, base: Path) -> Shapes:
-    """Name and shape of every tensor, from headers alone. Raises `OSError`, `ValueError`."""
+    """Name and shape of every tensor, from headers alone. Raises `OSError`, `ValueError`, `Refused`."""
     if not adapter.is_adapter(folder):
         return model_files.shapes(folder)
     found = model_files.shapes(base)
@@ -44,13 +44,16 @@ def tensors(folder: Path, base: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _read(folder: Path, base: Path) -> Adapter:
-    """Raises `ValueError` for one that is none, or of another base."""
+    """Raises `ValueError` for one that is none, `Refused` for one of another base, which no later version will mend."""
     try:
         found = Adapter.read(folder)
     except Malformed as error:
         raise ValueError(str(error)) from None
     if found.base != adapter.digest(base):
-        raise ValueError(f"the adapter is not one of the model in {base}")
+        raise Refused(
+            f"the learner's adapter belongs to other weights than those in {base}",
+            "give learner and generators the same run.model, byte for byte",
+        )
     return found
 
 

@@ -181,7 +181,7 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     trainer = trained(tmp_path / "base", llama(), lora_publish="adapter")
     trainer.model.write(tmp_path / "v1", trainer.snapshot())
     adapted(tmp_path / "other", llama(7), recipe(LORA))
-    with pytest.raises(ValueError, match="not one of the model"):
+    with pytest.raises(Refused, match="belongs to other weights"):
         weights.shapes(tmp_path / "v1", tmp_path / "other")
 
 
