@@ -24,6 +24,7 @@ from producer.engine import Completion
 from producer.gate import Gate
 from producer.lifeline import while_alive
 from producer.settings import GeneratorRecipe
+from producer.vllm_arguments import engine_arguments, sampling_parameters, set_environment
 
 COLDEST = 0.01  # vLLM samples below this temperature at this temperature, and below 1e-5 greedily
 STOP_SECONDS = 15.0
@@ -89,7 +90,9 @@ class VllmEngine:
                 f"generator.device is {wanted} and vLLM runs on {has} here", "install the other build of vLLM"
             )
         try:
-            self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments(on_cpu)))
+            self._llm = AsyncLLM.from_engine_args(
+                AsyncEngineArgs(**engine_arguments(self._model, self._recipe, self.extension, on_cpu))
+            )
         except (OSError, ValueError, RuntimeError) as error:
             cause = f"vLLM cannot serve {self._model} ({model_files.first_line(error)})"
             raise Refused(cause, "see its own messages above") from error
@@ -106,7 +109,7 @@ class VllmEngine:
                 "prompt_token_ids": prompt.tolist(),
             }  # "type": rendered, as vLLM wants its prompts
             unique = f"{request_id}#{next(self._serial)}"  # a ticket that comes back must not meet its aborted self
-            async for result in self._llm.generate(tokens, self._parameters(seed), unique):
+            async for result in self._llm.generate(tokens, sampling_parameters(self._recipe, self._eos, seed), unique):
                 group = result.outputs  # FINAL_ONLY: all of it comes at once
         if len(group) != self._recipe.sampling.group_size:
             raise RuntimeError(f"vLLM returned {len(group)} completions for {request_id}")
@@ -183,54 +186,6 @@ class VllmEngine:
         llm = self._llm
         await while_alive(request, lambda: not llm.errored)
 
-    def _parameters(self, seed: int) -> Any:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        sampling = self._recipe.sampling
-        return SamplingParams(
-            n=sampling.group_size,
-            temperature=sampling.temperature,
-            top_p=1.0,
-            max_tokens=sampling.max_tokens,
-            seed=seed * sampling.group_size,  # vLLM seeds the i-th with seed + i: neighbouring tickets must not overlap
-            stop_token_ids=list(self._eos),
-            logprobs=0,
-            flat_logprobs=True,
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-
-    def _arguments(self, on_cpu: bool) -> dict[str, Any]:
-        settings, sampling = self._recipe.generator, self._recipe.sampling
-        dtype = settings.dtype
-        if dtype == "auto" and on_cpu:
-            dtype = self._recipe.policy.dtype  # vLLM's own choice would round float32 weights to bfloat16
-        arguments = {
-            "model": self._model,
-            "trust_remote_code": self._recipe.run.trust_remote_code,
-            "load_format": "safetensors",  # never a pickle that lies beside them
-            "skip_tokenizer_init": True,  # text is not its business
-            "dtype": dtype,
-            "seed": self._recipe.run.seed,
-            "max_model_len": self._recipe.sampling.max_sequence,
-            "max_num_seqs": settings.slots * sampling.group_size,
-            "tensor_parallel_size": settings.tensor_parallel,
-            "enforce_eager": settings.enforce_eager,
-            "logprobs_mode": "processed_logprobs",  # the default ignores the temperature
-            "worker_extension_cls": self.extension,
-            "disable_log_stats": True,
-        }
-        if on_cpu:
-            # Everything that runs fits into one step, so no prompt is ever computed in parts: vLLM throws away what it
-            # samples behind a part and turns the request's seeded generator back, which a CPU's generator cannot do.
-            whole = settings.slots * sampling.group_size * self._recipe.sampling.max_sequence
-            # Blocks of 32, the smallest that CPU attention takes: a group shares whole blocks of its prompt only.
-            cache = {"kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30), "block_size": 32}
-            executor = {"distributed_executor_backend": "producer.quiet_executor.QuietExecutor"}
-            return arguments | cache | executor | {"max_num_batched_tokens": whole}
-        return arguments | {"gpu_memory_utilization": settings.gpu_memory_fraction}
-
 
 def span_source(llm: Any, conservative: bool) -> SpanSource:
     """How version spans are known: reported by vLLM (0.32 and later), else by the recipe's choice between two evils."""
@@ -253,18 +208,3 @@ def completion(output: Any, version: int, reported: bool) -> Completion:
     if reported:
         spans = tuple(VersionSpan(int(span.version), span.start, span.end) for span in output.weight_versions)
     return Completion(tokens, logprobs, spans, output.finish_reason == "length")
-
-
-def set_environment(threads: int) -> None:
-    """What vLLM reads from the environment and nowhere else; what the user has set there stays."""
-    wanted = {
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": "WARNING",
-        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork would inherit the locks of this process's threads
-        "VLLM_USE_FLASHINFER_SAMPLER": "0",  # compiles at start, and seeded requests cannot use it
-    }
-    if threads:
-        # Without binding: several generators on one machine would otherwise pin themselves to the same cores.
-        wanted |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(threads)}
-    for name, value in wanted.items():
-        os.environ.setdefault(name, value)

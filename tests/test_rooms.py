@@ -33,6 +33,7 @@ MAY: dict[str, set[str]] = {
 # Files that may know more than their room.
 EXTRA: dict[str, set[str]] = {
     "producer/vllm_engine.py": {"vllm", "torch"},
+    "producer/vllm_arguments.py": {"vllm"},
     "producer/model_files.py": {"safetensors"},
     "producer/weights.py": {"torch", "safetensors"},
     "producer/worker_extension.py": {"vllm", "torch"},
