@@ -99,7 +99,7 @@ bench-learner: $(DEV) ## packing and lean log-probs against a plain padded loop,
 fuzz: $(DEV) ## feed every decoder 100,000 broken messages and more
 	@exec $(PY) -m benchmarks.fuzz $(ARGS)
 
-staleness: $(RUNTIME) ## reward against staleness, preset by preset, on a toy (40 minutes on two busy cores): benchmarks/staleness.md, docs/staleness.png
+staleness: $(RUNTIME) ## reward against staleness, preset by preset, on a toy (15 minutes): benchmarks/staleness.md, docs/staleness.png
 	@exec $(PY) -m benchmarks.staleness $(ARGS)
 
 install: $(RUNTIME) ## install only (the other verbs do it by themselves)
