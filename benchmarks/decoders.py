@@ -20,14 +20,16 @@ from prometheus_client import generate_latest
 from safetensors.numpy import save
 
 from broker import adapter, manifest
+from broker.card import decode_card, encode_card
 from broker.documents import INDEX, indexed_weights
 from broker.errors import Malformed, Refused
 from broker.files import sha256
 from broker.fingerprint import model_hash
-from broker.joining import Fingerprint, agree, decode_card
+from broker.joining import Fingerprint, agree
 from broker.keys import Keys
 from broker.ledger import Entry
 from broker.schema import (
+    PartCard,
     Rollout,
     RolloutGroup,
     TaskCard,
@@ -127,9 +129,12 @@ def _entry(raw: bytes) -> None:
     assert Entry.decode(entry.encode()) == entry
 
 
+CARD = TaskCard("sums", 7, 3, "h", (PartCard("sums", 7),), ((0, "easy"), (0, "hard")), (0, 1, 0), ("correct",))
+
+
 def _card(raw: bytes) -> None:
     card = decode_card(raw)
-    assert decode_card(json.dumps(dataclasses.asdict(card)).encode()) == card
+    assert decode_card(encode_card(card)) == card
 
 
 def _answer(raw: bytes) -> None:
@@ -201,7 +206,7 @@ def decoders(folder: Path) -> list[Decoder]:
         Decoder("ticket", [encode_ticket(Ticket("t0000000001", 1, 2, 3))], _ticket),
         Decoder("group", [encode_group(group()), encode_group(tombstone(Ticket("t1", 0, 0, 0), "why"))], _group),
         Decoder("journal entry", [Entry(7, 6, True, ("t1", "t2")).encode().encode()], _entry),
-        Decoder("task card", [json.dumps(dataclasses.asdict(TaskCard("sums", 7, 3, "h", ("easy",)))).encode()], _card),
+        Decoder("task card", [encode_card(CARD)], _card),
         Decoder(
             "fingerprint",
             [json.dumps(dataclasses.asdict(fingerprint)).encode()],

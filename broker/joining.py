@@ -10,12 +10,13 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import redis
 
+from broker.card import decode_card, encode_card
 from broker.documents import read_object, shown
 from broker.errors import Malformed, Refused
 from broker.fingerprint import max_positions, model_hash, tokenizer_hash
@@ -24,7 +25,6 @@ from broker.schema import TaskCard
 from broker.settings import RecipeBase
 
 POLL_SECONDS = 0.1
-_CARD: list[str] = [field.name for field in fields(TaskCard)]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def join(client: redis.Redis, keys: Keys, fingerprint: Fingerprint, seconds: flo
 
 def register_task(client: redis.Redis, keys: Keys, card: TaskCard) -> None:
     """The first generator registers the task; a later one must hold the same problems."""
-    document = json.dumps(asdict(card))
+    document = encode_card(card)
     if not client.set(keys.task_card, document, nx=True) and read_task(client, keys) != card:
         raise Refused(
             f"this generator's task {card.name} ({card.content_hash[:12]}) is not the one this run was registered with",
@@ -98,22 +98,6 @@ def read_task(client: redis.Redis, keys: Keys) -> TaskCard | None:
             f"the task that was registered for run {keys.run} cannot be read ({error})",
             "use the same version of Headrace everywhere, or another run.name",
         ) from None
-
-
-def decode_card(raw: bytes) -> TaskCard:
-    """Raises `Malformed`."""
-    document = read_object(raw)
-    given: dict[str, Any] = {name: document.get(name) for name in _CARD}
-    card = TaskCard(**given)
-    sizes = (card.train, card.held_out)
-    if not all(type(size) is int and 0 <= size < 2**53 for size in sizes):
-        raise Malformed("the size of a split")
-    if not (isinstance(card.name, str) and isinstance(card.content_hash, str)):
-        raise Malformed("name or content_hash")
-    levels = given["levels"]
-    if not (isinstance(levels, list) and all(isinstance(level, str) for level in levels)):
-        raise Malformed("levels")
-    return replace(card, levels=tuple(levels))
 
 
 def wait_for_task(client: redis.Redis, keys: Keys, seconds: float = 600.0) -> TaskCard:

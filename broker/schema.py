@@ -17,7 +17,7 @@ import numpy.typing as npt
 from broker.documents import shown
 from broker.errors import Malformed
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MAX_PAYLOAD_BYTES = 64 << 20
 MAX_COMPONENTS, MAX_NAME_BYTES = 32, 64  # of the reward of a rollout
 LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
@@ -53,7 +53,7 @@ class Rollout:
     """One completion with what was true of it when it was sampled.
 
     `tokens` (T,) int32, `behaviour_logprobs` (T,) float32 under the sampling temperature, `spans` cover `[0, T)` in
-    order.
+    order. `answer` numbers the different declared answers of its group: equal numbers, equal answers; -1: none.
     """
 
     tokens: Ints
@@ -62,6 +62,7 @@ class Rollout:
     reward: float
     components: dict[str, float] = field(default_factory=dict)
     truncated: bool = False
+    answer: int = -1
 
     @property
     def oldest_version(self) -> int:
@@ -111,14 +112,31 @@ class RolloutGroup:
 
 
 @dataclass(frozen=True)
+class PartCard:
+    """One kind of problems of a task: how many of them `train` holds, and its share of tickets, relative to others."""
+
+    name: str
+    train: int
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
 class TaskCard:
-    """What dispatch knows of a task: sizes of its splits, their levels, and a hash of their content."""
+    """What dispatch knows of a task: sizes of its splits, their parts and levels, and a hash of their content.
+
+    `train` holds the problems of the first part, then those of the next. `labels` are the (part, level) that occur in
+    the held-out split, `held_out_labels` (held_out,) says which one each problem has. `components`: what a reward is
+    made of.
+    """
 
     name: str
     train: int
     held_out: int
     content_hash: str
-    levels: tuple[str, ...] = ()
+    parts: tuple[PartCard, ...]
+    labels: tuple[tuple[int, str], ...] = ()
+    held_out_labels: tuple[int, ...] = ()
+    components: tuple[str, ...] = ()
 
 
 def encode_ticket(ticket: Ticket) -> bytes:
@@ -149,6 +167,7 @@ def encode_group(group: RolloutGroup) -> bytes:
             float(r.reward),
             {name: float(value) for name, value in r.components.items()},
             bool(r.truncated),
+            int(r.answer),
         ]
         for r in group.rollouts
     ]
@@ -181,20 +200,21 @@ def tombstone(ticket: Ticket, reason: str, generator: str = "") -> RolloutGroup:
 
 
 def _decode_rollout(raw: Any) -> Rollout:
-    _check(isinstance(raw, list) and len(raw) == 6, "rollout")
+    _check(isinstance(raw, list) and len(raw) == 7, "rollout")
     tokens, logprobs = _ints(raw[0], "tokens"), _floats(raw[1], "behaviour_logprobs")
     _check(len(tokens) > 0, "tokens are empty")
     _check(len(tokens) == len(logprobs), "behaviour_logprobs has another length than tokens")
     _check(bool(np.isfinite(logprobs).all()), "behaviour_logprobs are not finite")
     _check(bool((logprobs <= 1e-3).all()), "behaviour_logprobs out of range")
-    reward, components, truncated = raw[3], raw[4], raw[5]
+    reward, components, truncated, answer = raw[3:]
     _check(isinstance(reward, float) and abs(reward) <= LARGEST_FLOAT32, "reward")  # NaN fails every comparison
     _check(isinstance(truncated, bool), "truncated")
+    _check(type(answer) is int and -1 <= answer < 2**31, "answer")
     _check(isinstance(components, dict) and len(components) <= MAX_COMPONENTS, "components")
     for name, value in components.items():
         _check(isinstance(name, str) and len(name.encode("utf-8", "replace")) <= MAX_NAME_BYTES, "components")
         _check(isinstance(value, float) and math.isfinite(value), f"component {name!r}")
-    return Rollout(tokens, logprobs, _spans(raw[2], len(tokens)), reward, components, truncated)
+    return Rollout(tokens, logprobs, _spans(raw[2], len(tokens)), reward, components, truncated, answer)
 
 
 def _spans(raw: Any, length: int) -> tuple[VersionSpan, ...]:

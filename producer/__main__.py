@@ -76,7 +76,8 @@ async def serve_run(recipe: ProcessRecipe, metrics: GeneratorMetrics) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stopping.set)
     engine = make_engine(recipe)
-    verifiers = VerifierPool(task.verifier, recipe.generator.verifier_workers, recipe.generator.verifier_seconds)
+    scorings = [part.scoring for part in task.parts]
+    verifiers = VerifierPool(scorings, recipe.generator.verifier_workers, recipe.generator.verifier_seconds)
     metrics.starting("engine")
     try:
         await verifiers.start()

@@ -29,8 +29,8 @@ def assemble(
     A tombstone where the learner would refuse it: a log-prob or a reward that is not finite, say.
     """
     rollouts = tuple(
-        Rollout(c.tokens, c.logprobs, c.spans, float(v.reward), dict(v.components), c.truncated)
-        for c, v in zip(completions, verdicts, strict=True)
+        Rollout(c.tokens, c.logprobs, c.spans, float(v.reward), dict(v.components), c.truncated, answer)
+        for c, v, answer in zip(completions, verdicts, answers(verdicts), strict=True)
     )
     group = RolloutGroup(
         ticket.ticket_id,
@@ -46,3 +46,15 @@ def assemble(
     except (Malformed, ValueError) as error:  # ValueError: a name that is no text cannot even be encoded
         return tombstone(ticket, f"sampled, and not fit for training: {error}", generator)
     return group
+
+
+def solved(verdict: Verdict) -> bool:
+    """This completion solves the problem: `correct` is 1, or the reward where a verifier has no such component."""
+    return verdict.components.get("correct", verdict.reward) >= 1.0
+
+
+def answers(verdicts: Sequence[Verdict]) -> list[int]:
+    """A number for each different answer of a group, -1 where none was declared; all that solve it are one answer."""
+    numbers: dict[object, int] = {}
+    keys = [True if solved(v) else v.answer for v in verdicts]
+    return [-1 if key == "" else numbers.setdefault(key, len(numbers)) for key in keys]

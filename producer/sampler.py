@@ -16,6 +16,7 @@ from monitoring.metrics import GeneratorMetrics
 from producer.engine import Completion, Engine, Unsampled
 from producer.keeper import EngineKeeper
 from producer.refresher import Refresher
+from producer.reward import rewarded
 from producer.rollout import assemble
 from producer.settings import GeneratorRecipe
 from producer.tasks import Task
@@ -50,8 +51,13 @@ class Sampler:
         started = time.perf_counter()
         completions = await self._completions(ticket, prompt, f"{ticket.ticket_id}/{deliveries}")
         seconds = time.perf_counter() - started
+        texts = [self.tokens.decode(c.tokens) for c in completions]
         with self.metrics.phase("verify"):
-            verdicts = await self.verifiers.verify(problem, [self.tokens.decode(c.tokens) for c in completions])
+            verdicts = await self.verifiers.verify(problem, texts)
+        weights, limit = self.task.parts[problem.part].reward, self.recipe.sampling.max_tokens
+        verdicts = [
+            rewarded(v, weights, text, c, limit) for v, text, c in zip(verdicts, texts, completions, strict=True)
+        ]
         return assemble(ticket, prompt, completions, verdicts, generator=self.name, sample_seconds=seconds)
 
     async def _completions(self, ticket: Ticket, prompt: Ints, request: str) -> list[Completion]:

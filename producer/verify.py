@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -25,7 +26,7 @@ from pathlib import Path
 import structlog
 
 from broker.errors import Malformed
-from producer.tasks.base import Problem, Verdict
+from producer.tasks.base import Problem, Scoring, Verdict
 from producer.verify_lines import MAX_REASON, decode_answer, decode_greeting, encode_request
 
 __all__ = ["Verdict", "VerifierPool"]
@@ -41,10 +42,10 @@ _Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class VerifierPool:
-    """`workers` processes that apply `verifier` (`module:function`), `seconds` of wall clock for each completion."""
+    """`workers` processes that apply the `scorings` of a task's parts, `seconds` of wall clock for each completion."""
 
-    def __init__(self, verifier: str, workers: int = 1, seconds: float = 5.0) -> None:
-        self._workers = [_Worker(verifier, seconds) for _ in range(workers)]
+    def __init__(self, scorings: Sequence[Scoring], workers: int = 1, seconds: float = 5.0) -> None:
+        self._workers = [_Worker(scorings, seconds) for _ in range(workers)]
         self._idle: asyncio.LifoQueue[_Worker] = asyncio.LifoQueue()  # the one used last is the warmest
         for worker in self._workers:
             self._idle.put_nowait(worker)
@@ -86,10 +87,10 @@ class VerifierPool:
 class _Worker:
     """One child process, launched when it is needed, and the socket to it."""
 
-    def __init__(self, verifier: str, seconds: float) -> None:
+    def __init__(self, scorings: Sequence[Scoring], seconds: float) -> None:
         self.retired = False
         self.network = ""  # why the process could still reach one
-        self._verifier, self._seconds = verifier, seconds
+        self._scorings, self._seconds = scorings, seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._streams: _Streams | None = None
 
@@ -124,8 +125,9 @@ class _Worker:
         self.kill()
         ours, theirs = socket.socketpair()
         with theirs:
+            named = json.dumps([[s.verifier, dict(s.options)] for s in self._scorings])
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "producer.verify_worker", self._verifier, str(self._seconds)],
+                [sys.executable, "-m", "producer.verify_worker", named, str(self._seconds)],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # parsers complain there about every malformed answer of a model
@@ -145,7 +147,7 @@ class _Worker:
             reason = DIED
         if reason:
             self.kill()
-            raise RuntimeError(f"cannot start the verifier {self._verifier}: {reason}")
+            raise RuntimeError(f"cannot start the verifier {', '.join(s.verifier for s in self._scorings)}: {reason}")
         return self._streams
 
     def kill(self) -> int | None:

@@ -15,37 +15,40 @@ from broker.schema import MAX_COMPONENTS, MAX_NAME_BYTES
 from producer.tasks.base import Problem, Verdict
 
 MAX_REASON = 500
+MAX_ANSWER = 200  # characters of an answer's normal form; a longer one travels as its digest
 LARGEST = 3.4028234663852886e38  # of a float32, in which rewards travel
 
 
 def encode_request(problem: Problem, texts: Sequence[str]) -> bytes:
-    """`[prompt, gold, level, [text, …]]`."""
-    return _line([problem.prompt, problem.gold, problem.level, list(texts)])
+    """`[prompt, gold, level, part, [text, …]]`."""
+    return _line([problem.prompt, problem.gold, problem.level, problem.part, list(texts)])
 
 
 def decode_request(line: bytes) -> tuple[Problem, list[str]]:
     """Raises `Malformed`."""
-    prompt, gold, level, texts = _fields(line, 4)
+    prompt, gold, level, part, texts = _fields(line, 5)
     _check(isinstance(prompt, str) or _conversation(prompt), "prompt")
     _check(isinstance(gold, str) and isinstance(level, str), "gold or level")
+    _check(type(part) is int and part >= 0, "part")
     _check(isinstance(texts, list) and all(isinstance(text, str) for text in texts), "texts")
     messages = prompt if isinstance(prompt, str) else tuple((role, content) for role, content in prompt)
-    return Problem(messages, gold, level), texts
+    return Problem(messages, gold, level, part), texts
 
 
 def encode_answer(verdict: Verdict) -> bytes:
-    """`[reward, components, failed]`."""
-    return _line([verdict.reward, verdict.components, verdict.failed])
+    """`[reward, components, failed, answer]`."""
+    return _line([verdict.reward, dict(verdict.components), verdict.failed, verdict.answer])
 
 
 def decode_answer(line: bytes) -> Verdict:
     """Raises `Malformed`."""
-    reward, components, failed = _fields(line, 3)
+    reward, components, failed, answer = _fields(line, 4)
     _check(_finite(reward), "reward")
     _check(isinstance(components, dict) and len(components) <= MAX_COMPONENTS, "components")
     _check(all(_name(name) and _finite(value) for name, value in components.items()), "components")
     _check(isinstance(failed, str) and len(failed) <= MAX_REASON, "failed")
-    return Verdict(float(reward), {name: float(value) for name, value in components.items()}, failed)
+    _check(isinstance(answer, str) and len(answer) <= MAX_ANSWER, "answer")
+    return Verdict(float(reward), {name: float(value) for name, value in components.items()}, failed, answer)
 
 
 def encode_greeting(reason: str, network: str) -> bytes:

@@ -15,9 +15,9 @@ import re
 from collections.abc import Iterator
 
 from broker.errors import Refused
-from producer.tasks.base import FixedTask, Problem, Verdict
+from producer.tasks.base import FixedTask, Part, Problem, Scoring, Verdict
 
-VERIFIER = "producer.tasks.addition:score"
+SCORING = Scoring("producer.tasks.addition:score")
 SPLIT_SEED = "headrace addition 1"
 ENUMERATED_DIGITS = 2  # up to here every pair is a problem; beyond, a sample is
 SAMPLED_PAIRS = 10_000
@@ -37,15 +37,16 @@ def make(digits: int, held_out: int) -> FixedTask:
             f"task.held_out = {held_out} leaves nothing to train on", f"{digits}-digit addition has {total} problems"
         )
     aside, rest = _split(units, held_out)
-    return FixedTask("addition", _problems(rest, digits), _problems(aside, digits), VERIFIER)
+    return FixedTask("addition", _problems(rest, digits), _problems(aside, digits), (Part("addition", SCORING),))
 
 
 def score(completion: str, problem: Problem) -> Verdict:
     """1.0 if the last number of the completion is the sum, else 0.0."""
     numbers = _NUMBER.findall(completion)
     # Compared as text: int() refuses numbers of thousands of digits, and a model at temperature 1 does write them.
-    correct = float(bool(numbers) and _plain(numbers[-1]) == problem.gold)
-    return Verdict(correct, {"correct": correct})
+    answer = _plain(numbers[-1]) if numbers else ""
+    correct = float(answer == problem.gold)
+    return Verdict(correct, {"correct": correct}, answer=answer)
 
 
 def _plain(number: str) -> str:

@@ -20,9 +20,9 @@ import math_verify
 import sympy
 
 from broker.errors import Refused
-from producer.tasks.base import FixedTask, Problem, Verdict
+from producer.tasks.base import FixedTask, Part, Problem, Scoring, Verdict
 
-VERIFIER = "producer.tasks.gsm8k:score"
+SCORING = Scoring("producer.tasks.gsm8k:score", components=("correct", "formatted"))
 HUB_NAME = "openai/gsm8k"
 SPLIT_SEED = "headrace gsm8k 1"
 INSTRUCTION = "Reason step by step. Then write the final answer, a number alone, on the last line after ####."
@@ -49,7 +49,7 @@ def make(path: Path | None, held_out: int) -> FixedTask:
         raise Refused(f"task.held_out = {held_out}, but gsm8k's test split has {len(test)} problems")
     rng = random.Random(SPLIT_SEED)
     chosen = sorted(test, key=lambda _: rng.random())[:held_out]
-    return FixedTask("gsm8k", tuple(train), tuple(chosen), VERIFIER)
+    return FixedTask("gsm8k", tuple(train), tuple(chosen), (Part("gsm8k", SCORING),))
 
 
 def score(completion: str, problem: Problem) -> Verdict:

@@ -24,7 +24,7 @@ from broker.ledger import Entry, Ledger
 from broker.patience import Patience
 from broker.policy import PolicyStore
 from broker.roles import ROLES, Role, rules
-from broker.schema import TaskCard, tombstone
+from broker.schema import PartCard, TaskCard, tombstone
 from broker.settings import BrokerSettings
 from broker.streams import Arrival, RolloutStream, create_groups, forget_generators
 from broker.tickets import TicketStream
@@ -38,7 +38,7 @@ from tests.consumer.desk import FLOW
 
 RUN = "guarded"
 FINGERPRINT = Fingerprint("m", "t", 2, 1.0, 8, False)
-CARD = TaskCard("sums", 7, 3, "hash")
+CARD = TaskCard("sums", 7, 0, "hash", (PartCard("sums", 7),))
 Stage = dict[str, redis_library.Redis]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import mmap
 import os
 import resource
@@ -19,7 +20,7 @@ import pytest
 import structlog
 
 from producer.confine import FILE_BYTES
-from producer.tasks.base import Problem, Verdict
+from producer.tasks.base import Problem, Scoring, Verdict
 from producer.verify import OVERSPENT, VerifierPool
 from producer.verify_lines import decode_greeting, encode_request
 
@@ -88,7 +89,7 @@ def verified(*texts: str, gold: str = "", seconds: float = 20.0) -> tuple[list[V
     """The verdicts, and why the worker has a network if it has one."""
 
     async def run() -> tuple[list[Verdict], str]:
-        pool = VerifierPool(GREEDY, 1, seconds)
+        pool = VerifierPool([Scoring(GREEDY)], 1, seconds)
         await pool.start()
         try:
             return await pool.verify(Problem("", gold), texts), pool._workers[0].network
@@ -134,7 +135,7 @@ def test_there_is_no_way_back_and_no_look_at_the_secrets_of_the_parent() -> None
 
 def test_whether_there_is_a_network_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
-        pool = VerifierPool(GREEDY, 1)
+        pool = VerifierPool([Scoring(GREEDY)], 1)
         await pool.start()
         await pool.stop()
 
@@ -162,7 +163,7 @@ def test_who_has_switched_the_alarm_off_is_ended_by_processor_time_without_anybo
     """The pool is gone (nobody reads), the alarm is the verifier's: the kernel counts."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        command = [sys.executable, "-m", "producer.verify_worker", GREEDY, "0.2"]
+        command = [sys.executable, "-m", "producer.verify_worker", json.dumps([[GREEDY, {}]]), "0.2"]
         worker = subprocess.Popen(command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL)
         with ours.makefile("rb") as lines:
             assert decode_greeting(lines.readline())[0] == ""

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import pytest
 
-from producer.tasks.base import Problem, Verdict
+from producer.tasks.base import Problem, Scoring, Verdict
 from producer.verify import DIED, VerifierPool
 
 T = TypeVar("T")
@@ -68,7 +68,7 @@ def pooled(
     """What `body` returns, given a running pool."""
 
     async def run() -> T:
-        pool = VerifierPool(of, workers, seconds)
+        pool = VerifierPool([Scoring(of)], workers, seconds)
         await pool.start()
         try:
             return await body(pool)
@@ -278,7 +278,7 @@ def test_workers_do_not_outlive_a_parent_that_was_killed(tmp_path: Path) -> None
 
 def test_a_stopped_pool_says_so() -> None:
     async def run() -> None:
-        pool = VerifierPool(TRICKS)
+        pool = VerifierPool([Scoring(TRICKS)])
         await pool.stop()
         with pytest.raises(RuntimeError, match="has been stopped"):
             await pool.verify(SUM, ["ok"])

@@ -35,7 +35,7 @@ from broker.embedded import EmbeddedServer
 from broker.joining import Fingerprint, announce, register_task
 from broker.keys import Keys
 from broker.run_folder import RunFolder
-from broker.schema import TaskCard
+from broker.schema import PartCard, TaskCard
 from broker.settings import BrokerSettings, RecipeBase, load
 from deploy.prepare import prepare
 from deploy.recipe import read
@@ -282,7 +282,7 @@ def test_other_problems_than_the_first_generator_s(
     scene: Scene, redis: redis_library.Redis, redis_server: EmbeddedServer
 ) -> None:
     the_learner_announces(scene, redis)
-    register_task(redis, Keys("tiny"), TaskCard("addition", 90, 10, "a" * 64))
+    register_task(redis, Keys("tiny"), TaskCard("addition", 90, 0, "a" * 64, (PartCard("addition", 90),)))
     line = scene.refusal_here("producer", "--broker.url", redis_server.url)
     assert line.endswith("use the same [task] section and data on every generator")
 

@@ -25,7 +25,7 @@ from broker.settings import load
 from consumer.tickets import problem_of, seed_of
 from producer.settings import GeneratorRecipe
 from producer.tasks import Task, make_task
-from producer.tasks.base import resolve
+from producer.tasks.named import resolve
 from producer.tokens import Tokens
 from producer.transformers_engine import TransformersEngine
 from tests.system.pipeline import ROOT, Pipeline, wait_until
@@ -66,7 +66,8 @@ def scored(engine: TransformersEngine, tokens: Tokens, task: Task, ticket: int) 
     problem = task.train[problem_of(SEED, ticket, len(task.train))]
     prompt = tokens.prompt_ids(problem)
     answers = asyncio.run(engine.sample(prompt, seed_of(SEED, ticket), "any"))
-    return prompt, answers, [resolve(task.verifier)(tokens.decode(a.tokens), problem).reward for a in answers]
+    score = resolve(task.parts[0].scoring.verifier)
+    return prompt, answers, [score(tokens.decode(a.tokens), problem).reward for a in answers]
 
 
 def synchronous(folder: Path, scratch: Path) -> list[Weights]:

@@ -1,0 +1,73 @@
+"""The TaskCard as it stands in Redis: a JSON object.
+
+Invariant: a card that was decoded adds up: its parts are its train split, its labels fit its parts and its held-out
+split. Refuses to know tasks.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from typing import Any
+
+from broker.documents import read_object
+from broker.errors import Malformed
+from broker.schema import PartCard, TaskCard
+
+MOST_PARTS = 1000
+
+
+def encode_card(card: TaskCard) -> bytes:
+    """The same bytes for the same card."""
+    return json.dumps(asdict(card), sort_keys=True).encode()
+
+
+def decode_card(raw: bytes) -> TaskCard:
+    """Raises `Malformed`."""
+    given = read_object(raw)
+    train, held_out = (_size(given.get(name), name) for name in ("train", "held_out"))
+    name, content_hash = given.get("name"), given.get("content_hash")
+    if not (isinstance(name, str) and isinstance(content_hash, str)):
+        raise Malformed("name or content_hash")
+    parts = tuple(_part(part) for part in _list(given, "parts"))
+    if not 0 < len(parts) <= MOST_PARTS or sum(part.train for part in parts) != train:
+        raise Malformed("the parts are not the train split")
+    labels = tuple(_label(label, len(parts)) for label in _list(given, "labels"))
+    numbers = _list(given, "held_out_labels")
+    if len(numbers) != held_out or not all(type(n) is int and 0 <= n < len(labels) for n in numbers):
+        raise Malformed("held_out_labels")
+    components = _list(given, "components")
+    if not all(isinstance(component, str) for component in components):
+        raise Malformed("components")
+    return TaskCard(name, train, held_out, content_hash, parts, labels, tuple(numbers), tuple(components))
+
+
+def _part(raw: Any) -> PartCard:
+    if not isinstance(raw, dict) or not isinstance(raw.get("name"), str):
+        raise Malformed("a part")
+    weight = raw.get("weight")
+    if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 < weight < math.inf:
+        raise Malformed("the weight of a part")
+    return PartCard(raw["name"], _size(raw.get("train"), "train of a part"), float(weight))
+
+
+def _label(raw: Any, parts: int) -> tuple[int, str]:
+    if not (isinstance(raw, list) and len(raw) == 2 and type(raw[0]) is int and isinstance(raw[1], str)):
+        raise Malformed("a label")
+    if not 0 <= raw[0] < parts:
+        raise Malformed("a label of no part")
+    return raw[0], raw[1]
+
+
+def _size(value: Any, name: str) -> int:
+    if type(value) is not int or not 0 <= value < 2**53:
+        raise Malformed(f"{name} is no size")
+    return value
+
+
+def _list(given: dict[str, Any], name: str) -> list[Any]:
+    value = given.get(name)
+    if not isinstance(value, list):
+        raise Malformed(name)
+    return value
