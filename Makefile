@@ -14,6 +14,7 @@ LOCK := $(or $(and $(filter cpu,$(DEVICE)),requirements/cpu.txt),$(and $(filter 
           $(error DEVICE is cpu or cuda, not "$(DEVICE)"))
 
 PY := .venv/bin/python
+SIDE_BY_SIDE := -n 2 --dist loadgroup
 RUNTIME := .venv/.installed
 DEV := .venv/.installed-dev
 CODE := broker producer consumer monitoring deploy tests requirements benchmarks
@@ -73,10 +74,10 @@ dead-letters: $(RUNTIME) ## list what failed in the run of RECIPE or could not b
 	@exec $(PY) -m monitoring.dead_letters $(RECIPE) $(ARGS)
 
 test: $(DEV) ## all tests, those of the real vLLM engine included
-	@exec $(PY) -m pytest -ra --durations=15 $(ARGS)
+	@exec $(PY) -m pytest -ra --durations=15 $(SIDE_BY_SIDE) $(ARGS)
 
 test-fast: $(DEV) ## the tests that need no engine
-	@exec $(PY) -m pytest -ra -m "not engine" $(ARGS)
+	@exec $(PY) -m pytest -ra -m "not engine" $(SIDE_BY_SIDE) $(ARGS)
 
 lint: $(DEV) ## check style and format
 	@$(PY) -m ruff check .

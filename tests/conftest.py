@@ -16,8 +16,14 @@ from broker.settings import BrokerSettings
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Engine tests last: what fails fast is seen first."""
-    items.sort(key=lambda item: item.get_closest_marker("engine") is not None)
+    """Engine tests last: what fails fast is seen first. A file's tests stay in one process, all engines in one."""
+    items.sort(key=_is_of_an_engine)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("engine" if _is_of_an_engine(item) else item.path.name))
+
+
+def _is_of_an_engine(item: pytest.Item) -> bool:
+    return item.get_closest_marker("engine") is not None
 
 
 @pytest.fixture(scope="session")

@@ -121,7 +121,7 @@ def test_what_is_harmless_passes(line: str) -> None:
 
 
 def test_vllm_is_told_to_load_safetensors_alone() -> None:
-    assert '"load_format": "safetensors"' in (ROOT / "producer" / "vllm_engine.py").read_text()
+    assert '"load_format": "safetensors"' in (ROOT / "producer" / "vllm_arguments.py").read_text()
 
 
 # -- tried ------------------------------------------------------------------------------------------------------------

@@ -260,6 +260,7 @@ def test_a_dead_generator_exporter_and_redis_are_revived(tmp_path: Path, model: 
     with Launch(tmp_path, model, *flags) as launch:
         launch.reach(1)
         for word in ("producer", "monitoring.exporter", "server"):
+            wait_until(lambda: launch.member(word), f"the {word} is there")
             victim = launch.member(word)
             assert victim is not None
             done = max(launch.steps())
