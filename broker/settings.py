@@ -23,6 +23,7 @@ SECTIONS = ("run", "broker", "policy", "task", "sampling", "generator", "learner
 ENV_PREFIX = "HEADRACE_"
 ENV_NAME = re.compile(ENV_PREFIX + r"([A-Z]+)__([A-Z0-9_]+)")
 
+CHOICE = "·"  # begins the tag of a choice among classes, which is no key
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 LONGEST_RECIPE = 1 << 18
 # A dotted key costs Python's TOML parser time and memory by the square of its length.
@@ -240,7 +241,7 @@ def _plain(value: str) -> Any:
 
 def _one_line(error: ValidationError) -> str:
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = ".".join(str(part) for part in first["loc"] if not str(part).startswith(CHOICE))
     if first["type"] == "extra_forbidden":
         return f"unknown key {where}"
     message = first["msg"].removeprefix("Value error, ")

@@ -25,8 +25,9 @@ from monitoring.settings import MonitoringSettings
 from monitoring.watchdog import Watchdog
 from producer.engine import Engine
 from producer.generator import Generator
+from producer.prompts import fitting
 from producer.settings import GeneratorRecipe
-from producer.tasks import make_task
+from producer.tasks.registry import make_task
 from producer.tokens import Tokens
 from producer.verify import VerifierPool
 
@@ -57,8 +58,9 @@ async def serve_run(recipe: ProcessRecipe, metrics: GeneratorMetrics) -> None:
     blocking = connect(recipe.broker, url, blocking_seconds=recipe.broker.lease_seconds, patience=patience)
     keys = Keys(recipe.run.name)
     name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
-    task = make_task(recipe.task, recipe.run.seed)
     tokens = Tokens(Path(recipe.run.model), recipe.task, recipe.run.trust_remote_code)
+    limit = recipe.sampling.max_prompt_tokens
+    task = fitting(make_task(recipe.task), tokens, limit, recipe.task.drop_long_prompts)
     fingerprint = Fingerprint.of(recipe)
     create_groups(client, keys)
     metrics.starting("learner")

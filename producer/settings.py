@@ -1,13 +1,13 @@
-"""The generator's own sections of a recipe: its engine and its task."""
+"""The generator's own section of a recipe: its engine. Tasks have theirs (`producer/tasks/settings.py`)."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from broker.settings import RecipeBase, Section
+from producer.tasks.settings import AnyTask
 
 
 class GeneratorSettings(Section):
@@ -36,24 +36,11 @@ class GeneratorSettings(Section):
     verifier_seconds: float = Field(5.0, gt=0, description="wall-clock limit of one verification")
 
 
-class TaskSettings(Section):
-    """Which problems, and how they are asked."""
-
-    name: Literal["addition", "gsm8k"]
-    path: Path | None = Field(
-        None, description="directory with train.jsonl and test.jsonl; unset: from the hub (gsm8k)"
-    )
-    digits: int = Field(1, ge=1, le=9, description="addition: digits of each summand")
-    held_out: int = Field(25, ge=1, description="problems kept out of training (addition), or taken of the test split")
-    system_prompt: str | None = None
-    chat_template: bool = True
-
-
 class GeneratorRecipe(RecipeBase):
     """What a generator reads of a recipe."""
 
     generator: GeneratorSettings = GeneratorSettings()
-    task: TaskSettings
+    task: AnyTask
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -61,4 +48,6 @@ class GeneratorRecipe(RecipeBase):
             raise ValueError(
                 "run.deterministic needs generator.engine = 'transformers': vLLM's batching is not bit-stable"
             )
+        if self.task.weight != 1.0:
+            raise ValueError("task.weight is a share among the parts of a mixture, and this task is alone")
         return self

@@ -14,8 +14,8 @@ from transformers import AutoTokenizer
 
 from broker.errors import Refused
 from broker.schema import Ints
-from producer.settings import TaskSettings
 from producer.tasks.base import Problem
+from producer.tasks.settings import TaskSettings
 
 
 class Tokens:

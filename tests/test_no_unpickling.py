@@ -24,7 +24,8 @@ from consumer.model import PolicyModel
 from consumer.settings import LearnerRecipe
 from deploy.prepare import prepare
 from producer import model_files
-from producer.settings import GeneratorRecipe, TaskSettings
+from producer.settings import GeneratorRecipe
+from producer.tasks.settings import AdditionSettings
 from producer.tokens import Tokens
 from producer.transformers_engine import TransformersEngine
 
@@ -201,7 +202,7 @@ def preparation(folder: Path) -> object:
 
 
 def tokenizer(folder: Path) -> object:
-    return Tokens(folder, TaskSettings(name="addition"))
+    return Tokens(folder, AdditionSettings(name="addition"))
 
 
 LOADERS = [learner, plain_engine, before_vllm, preparation]

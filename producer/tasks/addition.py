@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 from broker.errors import Refused
 from producer.tasks.base import FixedTask, Part, Problem, Scoring, Verdict
+from producer.tasks.settings import AdditionSettings
 
 SCORING = Scoring("producer.tasks.addition:score")
 SPLIT_SEED = "headrace addition 1"
@@ -28,8 +29,9 @@ Pair = tuple[int, int]
 _NUMBER = re.compile(r"(?:(?<![\w)\]])[-\u2212])?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?")
 
 
-def make(digits: int, held_out: int) -> FixedTask:
+def make(settings: AdditionSettings) -> FixedTask:
     """All sums of two `digits`-digit numbers (a sample of them beyond two digits). Raises `Refused`."""
+    digits, held_out = settings.digits, settings.held_out
     units = list(_sampled(digits) if digits > ENUMERATED_DIGITS else _enumerated(digits))
     total = sum(len(unit) for unit in units)
     if held_out >= total:

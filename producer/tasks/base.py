@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from broker.schema import PartCard, TaskCard
@@ -55,11 +56,15 @@ Verifier = Callable[..., Verdict]  # of (completion, problem) and the options of
 
 @dataclass(frozen=True)
 class Scoring:
-    """How completions are scored: `verifier` with `options` as keyword arguments (JSON), and what it has to say."""
+    """How completions are scored: `verifier` with `options` as keyword arguments (JSON), and what it has to say.
+
+    `source`: the digest of a file of the user's that has a say in it.
+    """
 
     verifier: str
     options: Mapping[str, Any] = field(default_factory=dict)
     components: tuple[str, ...] = ("correct",)
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ class FixedTask:
         for split in (self.train, self.held_out):
             digest.update(json.dumps([[p.messages, p.gold, p.level, p.part] for p in split]).encode())
             digest.update(b"\n")
-        digest.update(json.dumps([asdict(part) for part in self.parts], sort_keys=True).encode())
+        digest.update(json.dumps([_identity(part) for part in self.parts], sort_keys=True).encode())
         labels = sorted({(p.part, p.level) for p in self.held_out})
         number = {label: i for i, label in enumerate(labels)}
         components = {name for part in self.parts for name in (*part.scoring.components, *part.reward)}
@@ -130,3 +135,11 @@ class FixedTask:
             held_out_labels=tuple(number[p.part, p.level] for p in self.held_out),
             components=tuple(sorted(components)),
         )
+
+
+def _identity(part: Part) -> dict[str, Any]:
+    """What makes a part the same everywhere; a user's file may lie elsewhere on another machine."""
+    said = asdict(part)
+    if part.scoring.source:
+        said["scoring"]["options"] = {k: Path(str(v)).name for k, v in part.scoring.options.items()}
+    return said

@@ -21,6 +21,7 @@ import sympy
 
 from broker.errors import Refused
 from producer.tasks.base import FixedTask, Part, Problem, Scoring, Verdict
+from producer.tasks.settings import Gsm8kSettings
 
 SCORING = Scoring("producer.tasks.gsm8k:score", components=("correct", "formatted"))
 HUB_NAME = "openai/gsm8k"
@@ -42,8 +43,9 @@ _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{([^{}]*)\}")
 _SPACING = re.compile(r"\\[,;:!]|\\quad|~")
 
 
-def make(path: Path | None, held_out: int) -> FixedTask:
+def make(settings: Gsm8kSettings) -> FixedTask:
     """The train split, and `held_out` problems of the test split. Raises `Refused`."""
+    path, held_out = settings.path, settings.held_out
     train, test = (_from_folder(path, split) if path else _from_hub(split) for split in ("train", "test"))
     if held_out > len(test):
         raise Refused(f"task.held_out = {held_out}, but gsm8k's test split has {len(test)} problems")

@@ -23,8 +23,8 @@ from broker.tickets import TicketStream
 from monitoring.metrics import GeneratorMetrics
 from producer.generator import Generator
 from producer.settings import GeneratorRecipe
-from producer.tasks import make_task
 from producer.tasks.base import FixedTask, Part, Scoring
+from producer.tasks.registry import make_task
 from producer.tokens import Tokens
 from producer.transformers_engine import TransformersEngine
 from producer.verify import VerifierPool
@@ -98,7 +98,7 @@ class OneGenerator:
         return out
 
     async def _run(self, seen: Callable[[], bool]) -> None:
-        task, recipe = make_task(self.recipe.task, 0), self.recipe
+        task, recipe = make_task(self.recipe.task), self.recipe
         assert isinstance(task, FixedTask)
         if self.verifier:
             task = replace(task, parts=(Part("tricks", Scoring(self.verifier)),))

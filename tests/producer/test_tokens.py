@@ -10,8 +10,8 @@ import pytest
 
 from broker.errors import Refused
 from deploy.prepare import prepare
-from producer.settings import TaskSettings
 from producer.tasks import Problem
+from producer.tasks.settings import AdditionSettings
 from producer.tokens import Tokens
 
 SUM = Problem("What is 3 + 4?", "7")
@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tokens(folder: Path, system_prompt: str | None = None, chat_template: bool = True) -> Tokens:
-    return Tokens(folder, TaskSettings(name="addition", system_prompt=system_prompt, chat_template=chat_template))
+    return Tokens(folder, AdditionSettings(name="addition", system_prompt=system_prompt, chat_template=chat_template))
 
 
 def shown(tokens: Tokens, problem: Problem = SUM) -> str:

@@ -15,7 +15,7 @@ from broker.fingerprint import copy_tokenizer_files
 from broker.settings import load
 from deploy.prepare import prepare
 from producer.settings import GeneratorRecipe
-from producer.tasks import make_task
+from producer.tasks.registry import make_task
 from producer.tokens import Tokens
 from tests.system.processes import ROOT
 
@@ -47,7 +47,7 @@ def taught_to_add(root: Path) -> Path:
     folder = prepare("random:llama-tiny", root)
     of = load(GeneratorRecipe, ROOT / "recipes/tiny.toml", ["--run.model", str(folder)], {})
     tokenizer, luck = AutoTokenizer.from_pretrained(folder), random.Random(0)
-    tokens, problems = Tokens(folder, of.task), make_task(of.task, SEED).train
+    tokens, problems = Tokens(folder, of.task), make_task(of.task).train
 
     def lesson() -> tuple[Tensor, int]:
         numbers = luck.choice([range(10), range(10, 19)])  # answers of one length at a time

@@ -22,8 +22,8 @@ from broker.fingerprint import tokenizer_hash
 from broker.policy import PolicyStore
 from broker.schema import RolloutGroup, decode_group
 from deploy.prepare import prepare
-from producer.settings import TaskSettings
-from producer.tasks import make_task
+from producer.tasks.registry import make_task
+from producer.tasks.settings import Gsm8kSettings
 from producer.tokens import Tokens
 from tests.system.pipeline import ROOT, Pipeline, wait_until
 from tests.system.teaching import teach
@@ -91,10 +91,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def taught(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     """A model directory: random weights of Qwen's shape that have learnt to answer `#### ` and a random digit."""
     untaught = prepare("random:qwen-tiny", tmp_path_factory.mktemp("models"))
-    settings = TaskSettings(name="gsm8k", path=data, held_out=4)
+    settings = Gsm8kSettings(name="gsm8k", path=data, held_out=4)
     tokens, tokenizer = Tokens(untaught, settings), AutoTokenizer.from_pretrained(untaught)
     chance = np.random.default_rng(0)
-    prompts = [tokens.prompt_ids(problem) for problem in make_task(settings, 0).train]
+    prompts = [tokens.prompt_ids(problem) for problem in make_task(settings).train]
     answers = np.array([[*tokenizer(f"#### {digit}")["input_ids"], *tokens.stop_ids] for digit in range(10)])
 
     def lesson() -> tuple[torch.Tensor, int]:

@@ -39,7 +39,7 @@ from broker.schema import PartCard, TaskCard
 from broker.settings import BrokerSettings, RecipeBase, load
 from deploy.prepare import prepare
 from deploy.recipe import read
-from producer.tasks import make_task
+from producer.tasks.registry import make_task
 from tests.system.pipeline import ROOT, wait_until
 
 RECIPE = ROOT / "recipes" / "tiny.toml"
@@ -364,7 +364,7 @@ def test_a_metrics_port_in_use(
 
 def register_the_task(scene: Scene, client: redis_library.Redis) -> None:
     """So that a learner finds what it waits for."""
-    register_task(client, Keys("tiny"), make_task(read(RECIPE).task, 0).card())
+    register_task(client, Keys("tiny"), make_task(read(RECIPE).task).card())
 
 
 def not_a_folder(scene: Scene) -> str:

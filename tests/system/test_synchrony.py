@@ -24,8 +24,9 @@ from broker.joining import Fingerprint, announce
 from broker.settings import load
 from consumer.tickets import problem_of, seed_of
 from producer.settings import GeneratorRecipe
-from producer.tasks import Task, make_task
+from producer.tasks import Task
 from producer.tasks.named import resolve
+from producer.tasks.registry import make_task
 from producer.tokens import Tokens
 from producer.transformers_engine import TransformersEngine
 from tests.system.pipeline import ROOT, Pipeline, wait_until
@@ -73,7 +74,7 @@ def scored(engine: TransformersEngine, tokens: Tokens, task: Task, ticket: int) 
 def synchronous(folder: Path, scratch: Path) -> list[Weights]:
     """Sample with the newest weights, score, step: the weights of every version. Groups of equals are skipped."""
     of, tickets = resolved(folder, *SYNCHRONOUS), itertools.count()
-    engine, tokens, task = TransformersEngine(str(folder), of), Tokens(folder, of.task), make_task(of.task, SEED)
+    engine, tokens, task = TransformersEngine(str(folder), of), Tokens(folder, of.task), make_task(of.task)
     asyncio.run(engine.start())
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").train()
     weights = list(model.parameters())

@@ -1,0 +1,115 @@
+"""Problems that are rows: of a file of JSON lines, of a folder with one for each split, or of a hub's dataset.
+
+Invariant: what is set aside depends on the rows and on how many, never on a run's seed; a row that is not what it must
+be is refused by its place. Refuses to know what the fields mean.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from broker.errors import Refused
+from producer.tasks.base import Problem
+
+SPLIT_SEED = "headrace rows 1"
+Row = dict[str, Any]
+Reader = Callable[[Row], Problem]  # raises `ValueError` for a row that is no problem
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows and where they stand."""
+
+    name: str
+    rows: Iterable[Any]
+
+    def problems(self, read: Reader) -> list[Problem]:
+        """Raises `Refused`, naming the row."""
+        out = []
+        for number, row in enumerate(self.rows, 1):
+            if not isinstance(row, dict):
+                raise Refused(f"{self.name}, problem {number}: not an object with fields")
+            try:
+                out.append(read(row))
+            except ValueError as error:
+                raise Refused(f"{self.name}, problem {number}: {error}") from None
+        if not out:
+            raise Refused(f"{self.name} holds no problems")
+        return out
+
+
+def sources(path: Path | None, held_out_path: Path | None, hub: str | None, splits: Sequence[str]) -> list[Source]:
+    """One source, of which some rows are to be set aside, or two: to train on and to hold out. Raises `Refused`."""
+    if path is None:
+        return [_hub(str(hub), split) for split in splits]
+    if path.is_dir():
+        return [jsonl(path / f"{split}.jsonl") for split in ("train", "test")]
+    return [jsonl(path)] if held_out_path is None else [jsonl(path), jsonl(held_out_path)]
+
+
+def splits(found: Sequence[Source], read: Reader, held_out: int) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:
+    """To train on and held out: `held_out` of the second source, or set aside of the only one. Raises `Refused`."""
+    first = found[0].problems(read)
+    pool = found[1].problems(read) if len(found) > 1 else first
+    if held_out > len(pool) - (len(found) == 1):
+        raise Refused(f"task.held_out = {held_out}, but {found[-1].name} has {len(pool)} problems")
+    rng = random.Random(SPLIT_SEED)
+    order = sorted(range(len(pool)), key=lambda _: rng.random())
+    aside = order[:held_out]
+    kept = first if len(found) > 1 else [pool[i] for i in range(len(pool)) if i not in set(aside)]
+    return tuple(kept), tuple(pool[i] for i in aside)
+
+
+def wanted(source: Source, only: Mapping[str, Sequence[str]]) -> Source:
+    """Its rows that have one of these values in each of these fields."""
+    rows = (r for r in source.rows if not isinstance(r, dict) or all(str(r.get(f)) in vs for f, vs in only.items()))
+    return Source(source.name, rows)
+
+
+def text(row: Row, field: str) -> str:
+    """A field that must hold text. Raises `ValueError`."""
+    value = row.get(field)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return repr(value)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"needs text in the field `{field}`")
+    return value.strip()
+
+
+def jsonl(file: Path) -> Source:
+    """The rows of a file of JSON lines. Raises `Refused`."""
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")  # splitlines() also breaks at U+2028 inside a text
+    except UnicodeDecodeError:
+        raise Refused(f"{file} is not UTF-8 text") from None
+    except OSError as error:
+        raise Refused(f"cannot read {file}: {error.strerror}", "task.path names JSON lines, or their folder") from None
+    return Source(str(file), _parsed(file, lines))
+
+
+def _parsed(file: Path, lines: Sequence[str]) -> Iterator[Any]:
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise Refused(f"{file}, line {number}: not JSON ({error})") from None
+
+
+def _hub(name: str, split: str) -> Source:
+    try:
+        datasets = importlib.import_module("datasets")
+    except ImportError:
+        raise Refused(f"{name} has no local data", "set task.path to a local copy, or install `datasets`") from None
+    config, _, part = name.partition(":")
+    try:
+        return Source(name, datasets.load_dataset(config, part or None, split=split))
+    except (OSError, ValueError, RuntimeError) as error:
+        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise Refused(f"cannot load {name} from the hub ({cause})", "set task.path to a local copy") from None
