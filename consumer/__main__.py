@@ -86,7 +86,9 @@ def build(recipe: ProcessRecipe, metrics: LearnerMetrics, ranks: Ranks) -> Learn
     )
     policy = PolicyStore(client, keys, recipe.policy_directory, recipe.policy.keep, recipe.policy.lease_seconds)
     tally = StepTally(folder.steps, recipe.run.steps, metrics)
-    evaluator = Evaluator(evaluations, min(settings.eval_problems, card.held_out), recipe.run.seed, tally.evaluation)
+    labels = [(card.parts[part].name, level) for part, level in (card.labels[n] for n in card.held_out_labels)]
+    problems = min(settings.eval_problems, card.held_out)
+    evaluator = Evaluator(evaluations, problems, recipe.run.seed, tally.evaluation, labels)
     return Learner(
         recipe,
         client,

@@ -6,7 +6,7 @@ restart repeats at most the record. Refuses to know prompts, answers and the tra
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +16,11 @@ from broker.ledger import Ledger
 from broker.points import reached
 from broker.schema import RolloutGroup, Ticket
 from broker.streams import Arrival
+from consumer.passes import figures
 from consumer.tickets import seed_of
 
 Record = dict[str, Any]
+Labels = Sequence[tuple[str, str]]
 AT_ONCE = 2  # evaluations under way, beyond which no periodic one begins: memory is bounded, also where one hangs
 
 log = structlog.get_logger("learner")
@@ -32,6 +34,7 @@ class Evaluation:
     label: str
     tickets: frozenset[str]
     minimum: int  # the lowest version that a ticket of it asks for
+    labels: Labels = ()
     arrived: dict[str, tuple[bytes, RolloutGroup | None]] = field(default_factory=dict)
 
     @property
@@ -40,22 +43,26 @@ class Evaluation:
         return len(self.arrived) == len(self.tickets)
 
     def record(self) -> Record:
-        """pass@1 is the mean over all samples of the component `correct` (the reward where a task has none)."""
-        groups = [g for _, g in self.arrived.values() if g is not None and not g.failed]
-        rollouts = [r for g in groups for r in g.rollouts]
-        versions = [span.policy_version for r in rollouts for span in r.spans]
-        correct = [r.components.get("correct", r.reward) for r in rollouts]
+        """The figures of all of it, and `by` task and level where there are several."""
+        groups = [g for _, (_, g) in sorted(self.arrived.items()) if g is not None and not g.failed]
+        versions = [span.policy_version for g in groups for r in g.rollouts for span in r.spans]
         return {
             "label": self.label,
             "policy_version": self.policy_version,
             "newest_version": max(versions, default=self.policy_version),
-            "problems": len(groups),
             "failed": len(self.arrived) - len(groups),
-            "samples": len(rollouts),
-            "pass_at_1": sum(correct) / len(correct) if correct else None,
-            "mean_length": sum(len(r.tokens) for r in rollouts) / len(rollouts) if rollouts else None,
-            "truncated_fraction": sum(r.truncated for r in rollouts) / len(rollouts) if rollouts else None,
+            **figures(groups),
+            "by": self._by(groups),
         }
+
+    def _by(self, groups: Sequence[RolloutGroup]) -> list[Record]:
+        found: dict[tuple[str, str], list[RolloutGroup]] = {}
+        for group in groups:
+            if group.problem < len(self.labels):
+                found.setdefault(self.labels[group.problem], []).append(group)
+        if len(found) < 2:
+            return []
+        return [{"task": task, "level": level, **figures(of)} for (task, level), of in sorted(found.items())]
 
 
 def eval_id(version: int, label: str, number: int) -> str:
@@ -66,8 +73,11 @@ def eval_id(version: int, label: str, number: int) -> str:
 class Evaluator:
     """Issues and collects evaluations; at most one ledger transaction for each end of one."""
 
-    def __init__(self, ledger: Ledger, problems: int, seed: int, record: Callable[[Record], None]) -> None:
-        self.ledger, self._problems, self._seed, self._record = ledger, problems, seed, record
+    def __init__(
+        self, ledger: Ledger, problems: int, seed: int, record: Callable[[Record], None], labels: Labels = ()
+    ) -> None:
+        """`labels`: (task, level) of each held-out problem."""
+        self.ledger, self._problems, self._seed, self._record, self._labels = ledger, problems, seed, record, labels
         self.running: dict[tuple[int, str], Evaluation] = {}
 
     def resume(self) -> None:
@@ -79,7 +89,7 @@ class Evaluator:
             known = self.running.get(key)
             tickets = (known.tickets if known else frozenset()) | {ticket_id}
             lowest = min(minimum, known.minimum) if known else minimum
-            self.running[key] = Evaluation(int(version), label, tickets, lowest)
+            self.running[key] = Evaluation(int(version), label, tickets, lowest, self._labels)
 
     def ticket(self, ticket_id: str, min_policy_version: int) -> Ticket:
         """The ticket of that id, the same whenever it is issued."""
@@ -99,7 +109,7 @@ class Evaluator:
             self.ledger.mark(pipe, mark, "issued")
             self.ledger.issue(pipe, tickets)
         ids = frozenset(t.ticket_id for t in tickets)
-        self.running[version, label] = Evaluation(version, label, ids, version)
+        self.running[version, label] = Evaluation(version, label, ids, version, self._labels)
         return True
 
     def add(self, arrival: Arrival) -> None:

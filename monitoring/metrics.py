@@ -29,6 +29,7 @@ from broker.schema import RolloutGroup
 from monitoring.reading import Reading
 
 LENGTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+MOST_LABELS = 64  # tasks and levels that have a series of their own
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 WAITING = (
     "none",
@@ -344,6 +345,18 @@ class LearnerMetrics(_Role):
             "headrace_learner_rebuilds_total", "Times the books were made anew from a checkpoint.", registry=r
         )
         self.pass_at_1 = Gauge("headrace_learner_eval_pass_at_1", "Held-out pass@1 of the last evaluation.", registry=r)
+        self.pass_at = Gauge(
+            "headrace_learner_eval_pass_at", "Held-out pass@k of the last evaluation.", ["k"], registry=r
+        )
+        self.majority_at = Gauge(
+            "headrace_learner_eval_majority_at", "How often most of k held-out answers are right.", ["k"], registry=r
+        )
+        self.pass_by = Gauge(
+            "headrace_learner_eval_by_pass_at_1",
+            "Held-out pass@1 of the last evaluation, by task and level.",
+            ["task", "level"],
+            registry=r,
+        )
 
     def observe_step(self, record: Mapping[str, Any]) -> None:
         """A step was done; `record` is its line in steps.jsonl."""
@@ -368,6 +381,11 @@ class LearnerMetrics(_Role):
         self.progress()
         if record["pass_at_1"] is not None:
             self.pass_at_1.set(record["pass_at_1"])
+            for gauge, figures in ((self.pass_at, record["pass_at"]), (self.majority_at, record["majority_at"])):
+                for k, value in figures.items():
+                    gauge.labels(k=k).set(value)
+        for of in record["by"][:MOST_LABELS]:
+            self.pass_by.labels(task=of["task"], level=of["level"]).set(of["pass_at_1"])
 
 
 class Books(Collector):

@@ -50,6 +50,15 @@ class StepRecord(_Line):
     staleness_histogram: dict[Count, Count]
 
 
+class Evaluated(_Line):
+    """The same of one task's problems of one level."""
+
+    task: str
+    level: str
+    problems: Count
+    pass_at_1: Reward | None
+
+
 class Evaluation(_Line):
     """pass@1 on held-out problems; None if every ticket of it failed."""
 
@@ -57,6 +66,10 @@ class Evaluation(_Line):
     policy_version: Count
     samples: Count
     pass_at_1: Reward | None
+    pass_at_1_error: Reward | None = None
+    pass_at: dict[str, Reward] = {}
+    majority_at: dict[str, Reward] = {}
+    by: list[Evaluated] = []
 
 
 class EvaluationRecord(_Line):

@@ -25,6 +25,7 @@ from monitoring.progress import RECENT, VERDICTS, Progress
 from monitoring.recipe import ViewRecipe, resolved
 from monitoring.watch import began
 
+MOST_ROWS = 8  # of tasks and levels, in the table
 OUTCOMES = {
     "solved": ", solved: every group scores alike, above 0",
     "no signal": ", no signal: every group scores alike",
@@ -67,6 +68,9 @@ def summarise(folder: Path) -> dict[str, Any]:
         "pass_at_1_start_samples": start.samples if start else 0,
         "pass_at_1_end": end.pass_at_1 if end else None,
         "pass_at_1_end_samples": end.samples if end else 0,
+        "pass_at": {"start": start.pass_at if start else {}, "end": end.pass_at if end else {}},
+        "majority_at": {"start": start.majority_at if start else {}, "end": end.majority_at if end else {}},
+        "pass_at_1_end_by": [of.model_dump() for of in end.by] if end else [],
         "staleness_mean": whole.staleness_mean,
         "staleness_max": whole.staleness_max,
         "max_staleness": recipe.run.max_staleness,
@@ -101,6 +105,13 @@ def table(s: dict[str, Any]) -> Table:
         f"{_figure(s['reward_first5'])} → [bold]{_figure(s['reward_last5'])}[/]  (first and last {RECENT} steps)",
     )
     out.add_row("held-out pass@1", _evaluated(s))
+    for name, figures in (("pass", s["pass_at"]), ("majority", s["majority_at"])):
+        for k in sorted({*figures["start"], *figures["end"]} - {"1"}, key=int)[-1:]:
+            out.add_row(f"held-out {name}@{k}", " → ".join(_figure(figures[at].get(k)) for at in ("start", "end")))
+    for of in s["pass_at_1_end_by"][:MOST_ROWS]:
+        out.add_row(
+            f"  {of['task']} {of['level']}".rstrip(), f"{_figure(of['pass_at_1'])}  ({of['problems']} problems)"
+        )
     out.add_row(
         "staleness, trained tokens",
         f"mean [bold]{_figure(s['staleness_mean'])}[/], max {_count(s['staleness_max'])} of {s['max_staleness']}"

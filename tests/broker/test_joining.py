@@ -186,7 +186,7 @@ def test_the_first_generator_registers_the_task_and_the_learner_reads_it(
 
 
 @pytest.mark.parametrize(
-    "change", [{"content_hash": "b" * 64}, {"train": 74}, {"held_out": 24}, {"name": "gsm8k"}, {"levels": ()}]
+    "change", [{"content_hash": "b" * 64}, {"train": 74}, {"held_out": 24}, {"name": "gsm8k"}, {"components": ()}]
 )
 def test_a_generator_with_other_problems_is_refused_and_changes_nothing(
     redis: redis_library.Redis, keys: Keys, change: dict[str, Any]

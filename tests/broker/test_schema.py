@@ -152,7 +152,7 @@ FLOATS = np.array([-0.5, -1.0, 0.0], np.float32)
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        ([0], SCHEMA_VERSION + 1, "schema version 2, this side speaks 1"),
+        ([0], SCHEMA_VERSION + 1, "schema version 3, this side speaks 2"),
         ([1], "", "ticket_id"),
         ([1], "x" * 65, "ticket_id"),
         ([1], b"t1", "ticket_id"),
@@ -201,6 +201,9 @@ FLOATS = np.array([-0.5, -1.0, 0.0], np.float32)
         ([*ROLLOUT, 4], {b"bytes": 1.0}, "components"),
         ([*ROLLOUT, 4], {str(n): 1.0 for n in range(33)}, "components"),
         ([*ROLLOUT, 5], 1, "truncated"),
+        ([*ROLLOUT, 6], -2, "answer"),
+        ([*ROLLOUT, 6], 2**31, "answer"),
+        ([*ROLLOUT, 6], True, "answer"),
     ],
 )
 def test_each_rule_of_a_group(path: list[int], value: Any, said: str) -> None:

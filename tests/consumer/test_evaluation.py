@@ -74,10 +74,21 @@ def test_the_record_is_written_with_the_last_answer_and_everything_is_settled_th
     assert records == [
         {
             "label": "end", "policy_version": 5, "newest_version": 6, "problems": 3, "failed": 0, "samples": 6,
-            "pass_at_1": 0.5, "mean_length": 2.0, "truncated_fraction": 0.5,
+            "pass_at_1": 0.5, "pass_at_1_error": pytest.approx(0.5 / 3**0.5), "pass_at": {"1": 0.5, "2": 2 / 3},
+            "majority_at": {"2": 0.0}, "reward": -6.5, "mean_length": 2.0, "truncated_fraction": 0.5, "by": [],
         }
     ]  # fmt: skip
     assert one.running == {}
+
+
+def test_tasks_and_levels_are_told_apart(desk: Desk, records: list[Record]) -> None:
+    labels = [("sums", "easy"), ("sums", "hard"), ("sums", "easy")]
+    one = Evaluator(desk.ledger("eval"), 3, 0, records.append, labels)
+    one.start(5, "end")
+    for arrival in answers(desk, 1, 0.5, 0):
+        one.add(arrival)
+    by = [(of["task"], of["level"], of["problems"], of["pass_at_1"]) for of in records[0]["by"]]
+    assert by == [("sums", "easy", 2, 0.5), ("sums", "hard", 1, 0.5)]
     balance = books(desk).balance()
     assert balance.balanced
     assert balance.verdicts == {"evaluated": 3}
@@ -87,7 +98,7 @@ def test_the_record_is_written_with_the_last_answer_and_everything_is_settled_th
 def test_without_a_component_called_correct_the_reward_counts(desk: Desk, records: list[Record]) -> None:
     one = evaluator(desk, records, problems=1)
     one.start(0, "start")
-    desk.answer(*[eval_id(0, "start", 0)], rewards=(0.25, 0.75))
+    desk.answer(*[eval_id(0, "start", 0)], rewards=(0.25, 1.0))
     for arrival in desk.rollouts.pending():
         one.add(arrival)
     assert records[0]["pass_at_1"] == 0.5

@@ -114,10 +114,11 @@ def test_a_step_of_tombstones_alone_has_a_line_too(desk: Desk) -> None:
 
 
 def test_an_evaluation_is_a_line_of_its_own(desk: Desk) -> None:
-    desk.tally.evaluation({"label": "end", "policy_version": 3, "pass_at_1": 0.75})
-    assert desk.lines() == [{"time": 100.0, "eval": {"label": "end", "policy_version": 3, "pass_at_1": 0.75}}]
+    record = {"label": "end", "policy_version": 3, "pass_at_1": 0.75, "pass_at": {}, "majority_at": {}, "by": []}
+    desk.tally.evaluation(record)
+    assert desk.lines() == [{"time": 100.0, "eval": record}]
     assert desk.metric("headrace_learner_eval_pass_at_1") == 0.75
-    desk.tally.evaluation({"label": "end", "policy_version": 4, "pass_at_1": None})
+    desk.tally.evaluation(record | {"policy_version": 4, "pass_at_1": None})
     assert desk.metric("headrace_learner_eval_pass_at_1") == 0.75, "nothing was measured"
 
 

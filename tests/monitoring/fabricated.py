@@ -91,7 +91,10 @@ class Run:
     def evaluate(self, label: str, version: int, pass_at_1: float | None, samples: int = 200) -> None:
         """An evaluation is complete."""
         record = {"label": label, "policy_version": version, "newest_version": version, "problems": samples // 8}
-        self.tally.evaluation(record | {"failed": 0, "samples": samples, "pass_at_1": pass_at_1})
+        at = {} if pass_at_1 is None else {"1": pass_at_1, "8": min(1.0, 2 * pass_at_1)}
+        majority_at = {} if pass_at_1 is None else {"8": pass_at_1}
+        figures = {"samples": samples, "pass_at_1": pass_at_1, "pass_at": at, "majority_at": majority_at}
+        self.tally.evaluation(record | {"failed": 0, "by": []} | figures)
 
     def step(
         self,
