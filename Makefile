@@ -25,7 +25,7 @@ export TOKENIZERS_PARALLELISM := false
 
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help install lint format type test test-fast demo objectives up stop broker acl producer consumer monitoring exporter ledger dead-letters crash-matrix soak bench bench-learner staleness fuzz lock clean FORCE
+.PHONY: help install lint format type test test-fast demo objectives up eval stop broker acl producer consumer monitoring exporter ledger dead-letters crash-matrix soak bench bench-learner staleness fuzz lock clean FORCE
 
 help:
 	@echo 'make VERB [RECIPE=recipes/demo.toml] [DEVICE=cpu|cuda] [PYTHON=python3.11] [ARGS="…"]'
@@ -36,6 +36,9 @@ demo: $(RUNTIME) ## run the whole pipeline on this machine: Redis, generators, l
 
 up: $(RUNTIME) ## the same with RECIPE
 	@exec $(PY) -m deploy.launcher $(RECIPE) $(ARGS)
+
+eval: $(RUNTIME) ## how good a model is: MODEL=directory-or-name TASK=name on the held-out problems, sampled as in RECIPE
+	@exec $(PY) -m deploy.evaluate $(RECIPE) $(if $(MODEL),--model $(MODEL)) $(if $(TASK),--task $(TASK)) $(ARGS)
 
 stop: $(RUNTIME) ## stop the run of RECIPE, in order
 	@exec $(PY) -m deploy.launcher --stop $(RECIPE) $(ARGS)

@@ -29,7 +29,7 @@ from broker.settings import redis_url
 from broker.streams import RolloutStream, create_groups
 from consumer.crew import LeadingTrainer, dismiss, follow
 from consumer.dispatch import Dispatch
-from consumer.evaluation import Evaluator
+from consumer.evaluation import Evaluator, labels_of
 from consumer.inbox import CLAIM_SECONDS
 from consumer.learner import Learner
 from consumer.memory import require_room
@@ -86,9 +86,8 @@ def build(recipe: ProcessRecipe, metrics: LearnerMetrics, ranks: Ranks) -> Learn
     )
     policy = PolicyStore(client, keys, recipe.policy_directory, recipe.policy.keep, recipe.policy.lease_seconds)
     tally = StepTally(folder.steps, recipe.run.steps, metrics)
-    labels = [(card.parts[part].name, level) for part, level in (card.labels[n] for n in card.held_out_labels)]
     problems = min(settings.eval_problems, card.held_out)
-    evaluator = Evaluator(evaluations, problems, recipe.run.seed, tally.evaluation, labels)
+    evaluator = Evaluator(evaluations, problems, recipe.run.seed, tally.evaluation, labels_of(card))
     return Learner(
         recipe,
         client,

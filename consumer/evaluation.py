@@ -14,7 +14,7 @@ import structlog
 
 from broker.ledger import Ledger
 from broker.points import reached
-from broker.schema import RolloutGroup, Ticket
+from broker.schema import RolloutGroup, TaskCard, Ticket
 from broker.streams import Arrival
 from consumer.passes import figures
 from consumer.tickets import seed_of
@@ -63,6 +63,12 @@ class Evaluation:
         if len(found) < 2:
             return []
         return [{"task": task, "level": level, **figures(of)} for (task, level), of in sorted(found.items())]
+
+
+def labels_of(card: TaskCard) -> list[tuple[str, str]]:
+    """(task, level) of each held-out problem."""
+    of = [(card.parts[part].name, level) for part, level in card.labels]
+    return [of[number] for number in card.held_out_labels]
 
 
 def eval_id(version: int, label: str, number: int) -> str:

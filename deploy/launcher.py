@@ -43,6 +43,8 @@ class Stopped(Exception):
 class Launcher:
     """One run on this machine."""
 
+    reporter = "monitoring.report"  # says in the end what came of it
+
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.environment = environment(recipe.broker)
@@ -65,7 +67,7 @@ class Launcher:
         finally:
             self.stop()
         print(f"\n{self.folder.path} took {(time.monotonic() - started) / 60:.1f} minutes\n", flush=True)
-        done = subprocess.run([*PYTHON_MODULE, "monitoring.report", str(self.folder.path)], env=self.environment)
+        done = subprocess.run([*PYTHON_MODULE, self.reporter, str(self.folder.path)], env=self.environment)
         if done.returncode != 0:
             raise SystemExit(done.returncode)  # it said why in one line
 
@@ -106,7 +108,7 @@ class Launcher:
         unfinished.rename(self.folder.recipe)  # whoever looks finds a whole one
         self.view = Child("view", [*PYTHON_MODULE, "monitoring.top", str(self.folder.recipe)], None, self.environment)
         self.view.start()
-        command = [sys.executable, *learner(self.recipe), str(self.folder.recipe)]
+        command = [*self.learner_command(), str(self.folder.recipe)]
         self.learner = Child("learner", command, self.folder.log("learner"), self.environment)
         self.learner.start()
         if self.recipe.monitoring.exporter_port:
@@ -117,6 +119,10 @@ class Launcher:
         self.generators = [self._generator(i) for i in range(self.recipe.generator.count)]
         for generator in self.generators:
             generator.start()
+
+    def learner_command(self) -> list[str]:
+        """What starts the learner; its recipe comes after it."""
+        return [sys.executable, *learner(self.recipe)]
 
     def _generator(self, number: int) -> Child:
         port = self.recipe.monitoring.generator_port
@@ -172,7 +178,7 @@ def _trained_share(recipe: Recipe) -> float:
     return min(1.0, 2 * rank / width) if rank and isinstance(width, int) and width > 0 else 1.0
 
 
-def _claimed(recipe: Recipe) -> tuple[Recipe, TextIO]:
+def claimed(recipe: Recipe) -> tuple[Recipe, TextIO]:
     """The run to start or to resume, and our hold on its folder; a finished one is left as it is. Raises `Refused`."""
     RunFolder.of(recipe.run).make()
     run = unfinished(recipe.run)
@@ -202,7 +208,8 @@ def _stop_other(recipe: Recipe) -> None:
     print(f"stopped {folder.path}")
 
 
-def _on_signal(_: int, __: FrameType | None) -> None:
+def on_signal(_: int, __: FrameType | None) -> None:
+    """Stop in order."""
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, signal.SIG_IGN)  # stopping takes seconds: a second Ctrl-C must not break it off
     raise Stopped
@@ -223,9 +230,9 @@ def main() -> None:
     if options.stop:
         _stop_other(recipe)
         return
-    recipe, hold = _claimed(recipe)
-    signal.signal(signal.SIGTERM, _on_signal)
-    signal.signal(signal.SIGINT, _on_signal)
+    recipe, hold = claimed(recipe)
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
     with hold:
         try:
             Launcher(recipe).run()

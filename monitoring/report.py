@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from rich.table import Table
 from broker.cli import guarded
 from broker.errors import Refused
 from broker.run_folder import RunFolder
+from monitoring.files import replace_file
 from monitoring.plot import png
 from monitoring.progress import RECENT, VERDICTS, Progress
 from monitoring.recipe import ViewRecipe, resolved
@@ -158,21 +158,12 @@ def write(folder: RunFolder, summary: dict[str, Any]) -> list[Path]:
         files.append((folder.summary, json.dumps(summary, indent=2).encode() + b"\n"))
     try:
         for path, data in files:
-            _replace(path, data)
+            replace_file(path, data)
     except OSError as error:
         raise Refused(
             f"cannot write to {folder.path}: {error.strerror}", "free some disk, or mend its rights"
         ) from None
     return [path for path, _ in files]
-
-
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @guarded
