@@ -25,7 +25,7 @@ export TOKENIZERS_PARALLELISM := false
 
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help install lint format type test test-fast demo objectives up eval stop broker acl producer consumer monitoring exporter ledger dead-letters crash-matrix soak bench bench-learner staleness fuzz lock clean FORCE
+.PHONY: help install lint format type test test-fast demo objectives up eval stop broker acl producer consumer monitoring exporter ledger dead-letters crash-matrix soak bench bench-learner staleness exhibit fuzz lock clean FORCE
 
 help:
 	@echo 'make VERB [RECIPE=recipes/demo.toml] [DEVICE=cpu|cuda] [PYTHON=python3.11] [ARGS="…"]'
@@ -105,6 +105,9 @@ fuzz: $(DEV) ## feed every decoder 100,000 broken messages and more
 
 staleness: $(RUNTIME) ## reward against staleness, preset by preset, on a toy (15 minutes): benchmarks/staleness.md, docs/staleness.png
 	@exec $(PY) -m benchmarks.staleness $(ARGS)
+
+exhibit: $(RUNTIME) ## a gameable reward against a verifiable one, on a toy, in one picture: docs/exhibit.png (5 minutes)
+	@exec $(PY) -m benchmarks.exhibit $(ARGS)
 
 install: $(RUNTIME) ## install only (the other verbs do it by themselves)
 

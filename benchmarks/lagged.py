@@ -78,7 +78,7 @@ class Outcome:
 def train(run: Run) -> Outcome:
     """The whole run."""
     recipe, problems = run.recipe, addition()
-    trainer = Trainer(_policy(run), recipe, _policy(run, frozen=True) if recipe.objective.needs_reference else None)
+    trainer = Trainer(policy(run), recipe, policy(run, frozen=True) if recipe.objective.needs_reference else None)
     learner: Toy = trainer.model.module
     generator, chance = Toy(), torch.Generator().manual_seed(run.seed)
     published = deque([trainer.snapshot()], maxlen=run.staleness + 1)  # the oldest is what generators hold
@@ -115,7 +115,8 @@ def _outcome(start: float, final: float, curve: list[float], seen: list[StepStat
     )
 
 
-def _policy(run: Run, *, frozen: bool = False) -> PolicyModel:
+def policy(run: Run, *, frozen: bool = False) -> PolicyModel:
+    """What a run begins with."""
     toy = Toy()
     toy.load_state_dict(_imitation(run.seed, run.imitation).state_dict())
     toy.requires_grad_(not frozen)

@@ -11,6 +11,7 @@ the learner's steps and staleness.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -120,23 +121,34 @@ def imitator(problems: Problems, seed: int, steps: int) -> Toy:
     return toy
 
 
+Judge = Callable[[Tensor, Tensor, Problems], Tensor]  # tokens (S, LONGEST) and problems (S,) → rewards (S,)
+
+
+def right(tokens: Tensor, which: Tensor, problems: Problems) -> Tensor:
+    """1 for the right answer and nothing behind it, else 0: what can be verified."""
+    return ((tokens == problems.answers[which]) | ~problems.counted[which]).all(1).double()
+
+
 def sampled(
-    toy: Toy, problems: Problems, version: int, groups: int, size: int, chance: torch.Generator
+    toy: Toy,
+    problems: Problems,
+    version: int,
+    groups: int,
+    size: int,
+    chance: torch.Generator,
+    judge: Judge = right,
 ) -> list[RolloutGroup]:
     """`groups` problems drawn at random and `size` completions of each by `toy`, which is policy `version`."""
     drawn = torch.randint(len(problems.prompts), (groups,), generator=chance)
     which = drawn.repeat_interleave(size)
     found = toy.sample(problems.prompts[which], chance)
-    right = ((found.tokens == problems.answers[which]) | ~problems.counted[which]).all(1)
     rollouts = [
-        Rollout(
-            tokens[:n], logprobs[:n], (VersionSpan(version, 0, n),), float(good), truncated=bool(tokens[n - 1] != END)
-        )
-        for tokens, logprobs, n, good in zip(
+        Rollout(tokens[:n], logprobs[:n], (VersionSpan(version, 0, n),), reward, truncated=bool(tokens[n - 1] != END))
+        for tokens, logprobs, n, reward in zip(
             found.tokens.numpy().astype(np.int32),
             found.logprobs.numpy(),
             found.lengths.tolist(),
-            right.tolist(),
+            judge(found.tokens, which, problems).tolist(),
             strict=True,
         )
     ]

@@ -12,27 +12,8 @@ from producer.tasks import Problem
 from producer.verify import VerifierPool
 from tests.producer.tasks.made import made
 
-BACKWARDS = '''
-from producer.tasks import Problem, Verdict
-
-WORDS = ["water", "wheel", "stream", "mill", "race"]
-
-
-class Backwards:
-    """Write a word backwards."""
-
-    components = ("correct", "same_length")
-
-    def __init__(self, aside=1):
-        problems = [Problem(f"Write {w} backwards.", w[::-1], f"{len(w)} letters") for w in WORDS]
-        self.train, self.held_out = problems[aside:], problems[:aside]
-
-    @staticmethod
-    def score(completion, problem):
-        correct = float(completion.strip() == problem.gold)
-        same = float(len(completion.strip()) == len(problem.gold))
-        return Verdict(correct, {"correct": correct, "same_length": same}, answer=completion.strip())
-'''
+README = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+BACKWARDS = README.split("```python\n")[1].split("```")[0]
 PAIRS = """
 class Pairs:
     train, held_out = [("one?", "1"), ("two?", "2")], []
@@ -50,9 +31,13 @@ def file(tmp_path: Path) -> Path:
     return file
 
 
+def test_the_readme_s_example_is_short() -> None:
+    assert len(BACKWARDS.splitlines()) < 40
+
+
 def test_it_is_made_with_its_options_and_scored_in_the_pool(file: Path) -> None:
     task = made(name=f"{file}:Backwards", options={"aside": 2}, held_out=10, reward={"correct": 1, "same_length": 0.1})
-    assert (task.name, len(task.train), len(task.held_out)) == ("Backwards", 3, 2)
+    assert (task.name, len(task.train), len(task.held_out)) == ("Backwards", 6, 2)
     assert task.card().components == ("correct", "same_length")
 
     async def verdicts() -> list[float]:
