@@ -25,7 +25,7 @@ export TOKENIZERS_PARALLELISM := false
 
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help install lint format type test test-fast demo objectives up eval stop broker acl producer consumer monitoring exporter ledger dead-letters crash-matrix soak bench bench-learner staleness exhibit fuzz lock clean FORCE
+.PHONY: help install lint format type test test-fast demo objectives up eval stop broker acl producer consumer monitoring exporter ledger dead-letters crash-matrix soak bench bench-learner bench-verifiers staleness exhibit fuzz lock clean FORCE
 
 help:
 	@echo 'make VERB [RECIPE=recipes/demo.toml] [DEVICE=cpu|cuda] [PYTHON=python3.11] [ARGS="…"]'
@@ -99,6 +99,9 @@ bench: $(RUNTIME) ## what the figures in README.md come from: the demo with thre
 bench-learner: $(DEV) ## packing and lean log-probs against a plain padded loop, ranks against one: as ratios (15 minutes)
 	@$(PY) -m benchmarks.learner $(ARGS)
 	@exec $(PY) -m benchmarks.ranks
+
+bench-verifiers: $(DEV) ## verdicts a second of one verifier process
+	@exec $(PY) -m benchmarks.verifiers $(ARGS)
 
 fuzz: $(DEV) ## feed every decoder 100,000 broken messages and more
 	@exec $(PY) -m benchmarks.fuzz $(ARGS)

@@ -33,7 +33,7 @@ from consumer.trainer import Trainer
 HERE = Path(__file__).parent
 PICTURE = HERE.parent / "docs" / "exhibit.png"
 RATE, STEPS, EVERY, SEEDS = 4e-3, 300, 10, tuple(range(1, 9))
-THOROUGHNESS = 0.4  # of the proxy; the rest is for digits in their places
+THOROUGHNESS = 0.1  # of the proxy; the rest is for digits in their places
 INK, COLOURS = "#222222", {"true": "#009e73", "proxy": "#d55e00"}
 
 

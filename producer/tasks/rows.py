@@ -48,7 +48,7 @@ def sources(path: Path | None, held_out_path: Path | None, hub: str | None, spli
     """One source, of which some rows are to be set aside, or two: to train on and to hold out. Raises `Refused`."""
     if path is None:
         return [_hub(str(hub), split) for split in splits]
-    if path.is_dir():
+    if not path.is_file() and path.suffix != ".jsonl":
         return [jsonl(path / f"{split}.jsonl") for split in ("train", "test")]
     return [jsonl(path)] if held_out_path is None else [jsonl(path), jsonl(held_out_path)]
 

@@ -1,15 +1,95 @@
-"""Declared answers."""
+r"""Declared answers: what a completion says its final answer is, in the format it was asked for.
+
+Invariant: nothing counts as declared that stands inside the reasoning, in an echo of the prompt, or outside the format.
+Refuses to know what an answer means.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-from producer.tasks.base import Problem
+from producer.tasks.base import Problem, Verdict
+
+LONGEST = 2000  # characters of an answer; a longer one is none
+ECHO = 24  # characters of a prompt from which on its repetition is an echo
+THINK, THOUGHT = "<think>", "</think>"
+BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+TAGS = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL | re.IGNORECASE)
+HASHES = re.compile(r"####[ \t]*(?:\n[ \t]*)?([^\n]*)")
+NUMBER = re.compile(r"(?:(?<![\w)\]])[-\u2212+])?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?")
+
+T = TypeVar("T")
 
 
 def declared(completion: str, problem: Problem, formats: Sequence[str]) -> list[str]:
-    """What a completion declares, in order."""
-    del problem
-    assert tuple(formats) == ("tags",)
-    return re.findall(r"<answer>(.*?)</answer>", completion.rpartition("</think>")[2], re.DOTALL)
+    r"""The answers that are declared, in the order in which they stand.
+
+    `boxed`: what \boxed{} or \fbox{} hold · `tags`: between <answer> and </answer> · `hashes`: behind #### to the end
+    of the line (or the next line) · `last_number`: the last number, which anything with a number in it has: a model
+    can list candidates and end with the likeliest.
+    """
+    text = _spoken(completion, problem)
+    found = [place for name in formats for place in FORMATS[name](text)]
+    return [answer.strip() for _, answer in sorted(found) if len(answer) <= LONGEST]
+
+
+def judged(
+    completion: str,
+    problem: Problem,
+    formats: Sequence[str],
+    *,
+    read: Callable[[str], T | None],
+    same: Callable[[T, T], bool],
+    correct: Callable[[T], bool],
+    shown: Callable[[T], str],
+) -> Verdict:
+    """The verdict on what is declared: the last one must be readable, and all that can be read must agree with it."""
+    values = [read(answer) for answer in declared(completion, problem, formats)]
+    last = values[-1] if values else None
+    if last is None:
+        return Verdict(0.0, {"correct": 0.0, "formatted": 0.0})
+    agreed = all(same(value, last) for value in values[:-1] if value is not None)
+    right = float(agreed and correct(last))
+    return Verdict(right, {"correct": right, "formatted": 1.0}, answer=shown(last))
+
+
+def _spoken(completion: str, problem: Problem) -> str:
+    """What is said behind the reasoning, without echoes of the prompt; nothing where the reasoning does not end."""
+    _, thought, rest = completion.rpartition(THOUGHT)
+    if THINK in rest or (not thought and THINK in completion):
+        return ""
+    for _, content in problem.messages:
+        if len(content) >= ECHO:
+            rest = rest.replace(content, " ")
+    return rest
+
+
+def _boxed(text: str) -> list[tuple[int, str]]:
+    """Outermost boxes: one inside another is a part of it. An unfinished one is none."""
+    out, end = list[tuple[int, str]](), 0
+    for match in BOX.finditer(text):
+        if match.start() < end:
+            continue
+        depth = 1
+        for at in range(match.end(), min(len(text), match.end() + 2 * LONGEST)):
+            depth += (text[at] == "{") - (text[at] == "}")
+            if depth == 0:
+                out.append((match.start(), text[match.end() : at]))
+                end = at
+                break
+    return out
+
+
+def _last_number(text: str) -> list[tuple[int, str]]:
+    found = [(match.start(), match.group()) for match in NUMBER.finditer(text)]
+    return found[-1:]
+
+
+FORMATS: dict[str, Callable[[str], list[tuple[int, str]]]] = {
+    "boxed": _boxed,
+    "tags": lambda text: [(match.start(), match[1]) for match in TAGS.finditer(text)],
+    "hashes": lambda text: [(match.start(), match[1]) for match in HASHES.finditer(text)],
+    "last_number": _last_number,
+}

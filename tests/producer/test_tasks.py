@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 from pathlib import Path
 
@@ -13,12 +12,8 @@ import pytest
 from broker.errors import Refused
 from producer.tasks import Problem, Task
 from producer.tasks import addition as addition_task
-from producer.tasks import gsm8k as gsm8k_task
-from producer.tasks.named import resolve
 from producer.tasks.registry import make_task
 from producer.tasks.settings import AdditionSettings, Gsm8kSettings
-
-GSM8K_DIR = os.environ.get("GSM8K_DIR")
 
 
 def addition(digits: int = 1, held_out: int = 25) -> Task:
@@ -165,93 +160,6 @@ def test_long_sums_may_carry_separators() -> None:
     assert addition_task.score("That makes 1,2345.", problem).reward == 0.0
 
 
-# -- gsm8k: verifier -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "gold"),
-    [
-        ("#### 18", "18"),
-        ("so 9 * 2 = 18\n#### 18", "18"),
-        ("####18", "18"),
-        ("####\n18", "18"),
-        ("#### 18.", "18"),
-        ("#### **18**", "18"),
-        ("#### 18.00", "18"),
-        ("#### 018", "18"),
-        ("#### $18", "18"),
-        ("#### \\$18", "18"),
-        ("#### $18$", "18"),
-        ("#### 18 dollars", "18"),
-        ("#### 18 dollars per day", "18"),
-        ("#### 18%", "18"),
-        ("#### 18 m^2", "18"),
-        ("#### 70,000", "70000"),
-        ("#### $70,000.00", "70000"),
-        ("#### 70{,}000", "70000"),
-        ("#### -7", "-7"),
-        ("#### -$7", "-7"),
-        ("#### \u22127", "-7"),
-        ("#### 0.5", "0.5"),
-        ("#### .5", "0.5"),
-        ("#### 1/2", "0.5"),
-        ("#### \\frac{1}{2}", "0.5"),
-        ("#### \\boxed{18}", "18"),
-        ("The answer is \\boxed{18}.", "18"),
-        ("\\boxed{18\\text{ dollars}}", "18"),
-        ("\\boxed{18\\%}", "18"),
-        ("\\boxed{x = 18}", "18"),
-        ("\\boxed{\\frac{36}{2}}", "18"),
-        ("\\boxed{17}, no: \\boxed{18}", "18"),
-        ("#### 17\nI was wrong.\n#### 18", "18"),
-        ("#### 17\n\\boxed{18}", "18"),
-    ],
-)
-def test_gsm8k_rewards(text: str, gold: str) -> None:
-    verdict = gsm8k_task.score(text, Problem("?", gold))
-    assert (verdict.reward, verdict.components) == (1.0, {"correct": 1.0, "formatted": 1.0})
-
-
-@pytest.mark.parametrize(
-    ("text", "formatted"),
-    [
-        ("", 0.0),
-        ("18", 0.0),
-        ("The answer is 18.", 0.0),
-        ("### 18", 0.0),
-        ("####", 0.0),
-        ("\\boxed{18", 0.0),
-        ("#### 18\n#### 17", 1.0),
-        ("#### 17\n18", 1.0),
-        ("#### -18", 1.0),
-        ("#### 180", 1.0),
-        ("#### 1.8", 1.0),
-        ("#### 18.5", 1.0),
-        ("#### 17.9999999", 1.0),
-        ("#### 18,000", 1.0),
-        ("#### 1,8", 1.0),
-        ("#### 17 or 18", 1.0),
-        ("#### 18 or 17", 1.0),
-        ("#### 18, 19", 1.0),
-        ("#### 9 9", 1.0),  # not 9 + 9
-        ("#### 17 + 1", 1.0),  # to calculate is the model's work
-        ("#### 2 * 9", 1.0),
-        ("#### 18 million", 1.0),
-        ("#### 18 thousand dollars", 1.0),
-        ("#### 18 and a half", 1.0),
-        ("#### \\{18\\}", 1.0),
-        ("#### [0, 18]", 1.0),
-        ("#### 18 \\pm 1", 1.0),
-        ("#### \\frac{18}{0}", 1.0),
-        ("#### The answer is 18", 1.0),
-        ("#### eighteen", 1.0),
-    ],
-)
-def test_gsm8k_does_not_reward(text: str, formatted: float) -> None:
-    verdict = gsm8k_task.score(text, Problem("?", "18"))
-    assert (verdict.reward, verdict.components) == (0.0, {"correct": 0.0, "formatted": formatted})
-
-
 # -- gsm8k: problems -------------------------------------------------------------------------------
 
 ROW = {"question": "How many?", "answer": "There are <<3*4=12>>12.\nAnd one more.\n#### 1,013"}
@@ -310,26 +218,3 @@ def test_without_data_or_library_it_says_what_to_do(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)  # as if it were not installed
     with pytest.raises(Refused, match=r"set task\.path"):
         gsm8k(None)
-
-
-@pytest.mark.skipif(not GSM8K_DIR, reason="GSM8K_DIR names no directory with train.jsonl and test.jsonl")
-def test_the_real_gsm8k_verifies_against_itself() -> None:
-    task = gsm8k(Path(str(GSM8K_DIR)), held_out=300)
-    assert (len(task.train), len(task.held_out)) == (7473, 300)
-    assert not {p.prompt for p in task.train} & {p.prompt for p in task.held_out}
-    score = resolve(task.parts[0].scoring.verifier)
-    for problem in (*task.held_out, *random.Random(0).sample(task.train, 300)):
-        gold = problem.gold
-        for right in (f"#### {gold}", f"#### ${gold}", f"#### {int(gold):,}", f"\\boxed{{{gold}}}", f"#### {gold}.00"):
-            assert score(f"Thus.\n{right}", problem).reward == 1.0, right
-        for wrong in (f"#### {gold}1", f"#### {int(gold) + 1}", f"#### {-int(gold) or 1}", f"{gold}", f"#### {gold}.5"):
-            assert score(f"Thus.\n{wrong}", problem).reward == 0.0, wrong
-
-
-@pytest.mark.skipif(not GSM8K_DIR, reason="GSM8K_DIR names no directory with train.jsonl and test.jsonl")
-def test_the_real_answers_verify_as_they_were_written() -> None:
-    for line in (Path(str(GSM8K_DIR)) / "test.jsonl").read_text(encoding="utf-8").split("\n"):
-        if line:
-            answer = json.loads(line)["answer"]
-            gold = answer.rpartition("####")[2].strip().replace(",", "")
-            assert gsm8k_task.score(answer, Problem("?", gold)).reward == 1.0, answer

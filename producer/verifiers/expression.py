@@ -1,0 +1,94 @@
+r"""Formulas: the same value, or the same function of their variables, exactly.
+
+Invariant: nothing is handed to the computer algebra whose size or structure could keep it busy: that is decided by
+looking at the text. No text is ever evaluated as a program: the parser is a grammar of LaTeX. Refuses to know sets,
+intervals and units.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from functools import lru_cache
+from typing import Any
+
+import sympy
+from latex2sympy2_extended import latex2sympy
+
+LONGEST, DIGITS, EXPONENT, FACTORIAL, OPERATIONS = 300, 60, 1000, 100, 200
+_FORBIDDEN = re.compile(
+    r"\\(?:sum|prod|int|iint|oint|lim|input|include|def|write|begin|end|bigcup|bigcap|forall|exists)(?![A-Za-z])|!!|\^\s*\^"
+)
+_POWER = re.compile(r"\^\s*(?:\{([^{}]*)\}|(\w))")
+_TOWER = re.compile(r"\^\s*\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\^|\^\s*\w\s*\^|\^\s*\{?\s*\w+\s*\}?\s*\^")
+_FACTORIAL = re.compile(r"(\w+|\))\s*!")
+PLACES = 3  # at which two functions are compared before they are simplified
+
+
+def formula(text: str) -> Any:
+    """A sympy expression or equation, or None for what is none or would be too much."""
+    if not harmless(text):
+        return None
+    found = _parsed(text)
+    return found if found is not None and sympy.count_ops(found) <= OPERATIONS else None
+
+
+def harmless(text: str) -> bool:
+    """It is short, its numbers are, it has no towers of powers and no factorial of anything large."""
+    if not 0 < len(text) <= LONGEST or _FORBIDDEN.search(text) or _TOWER.search(text):
+        return False
+    if any(len(digits) > DIGITS for digits in re.findall(r"[0-9]+", text)):
+        return False
+    for braced, single in _POWER.findall(text):
+        if any(int(number) > EXPONENT for number in re.findall(r"[0-9]+", braced or single)):
+            return False
+    return all(what.isdigit() and int(what) <= FACTORIAL for what in _FACTORIAL.findall(text))
+
+
+def equal(one: Any, other: Any) -> bool:
+    """The same value, or the same function; of equations: the same up to a factor other than 0."""
+    equations = [isinstance(side, sympy.Equality) for side in (one, other)]
+    if all(equations):
+        first, second = one.lhs - one.rhs, other.lhs - other.rhs
+        return _zero(first - second) or _zero(first + second) or _proportional(first, second)
+    return not any(equations) and _zero(one - other)
+
+
+def _proportional(one: Any, other: Any) -> bool:
+    ratio = sympy.cancel(one / other) if other != 0 else sympy.S.Zero
+    return bool(ratio.is_number and ratio != 0 and ratio.is_finite)
+
+
+def _zero(difference: Any) -> bool:
+    """At some rational places first, where two functions that differ almost always do; then by simplification."""
+    if difference.has(sympy.zoo, sympy.nan, sympy.oo, -sympy.oo):
+        return False
+    rng, names = random.Random(0), sorted(difference.free_symbols, key=str)
+    for _ in range(PLACES if names else 1):
+        at = {name: sympy.Rational(rng.randrange(3, 97), rng.randrange(5, 41)) for name in names}
+        value = sympy.N(difference.subs(at), 30)
+        if value.is_number and abs(sympy.N(value, 15)) > 1e-12:
+            return False
+    return bool(sympy.simplify(difference) == 0)
+
+
+@lru_cache(maxsize=1024)
+def _parsed(text: str) -> Any:
+    try:
+        found = latex2sympy(_exact(text))
+    except Exception:  # whatever a parser makes of a model's text: it is no formula
+        return None
+    if isinstance(found, list | tuple):
+        found = found[0] if len(found) == 1 else None
+    if isinstance(found, sympy.Expr):
+        return sympy.nsimplify(found, rational=True) if found.has(sympy.Float) else found
+    return found if isinstance(found, sympy.Equality) else None
+
+
+def _exact(text: str) -> str:
+    """Decimals as fractions: a computer's are rounded."""
+    return re.sub(
+        r"(?<![0-9.])([0-9]*)\.([0-9]+)(?![0-9.])",
+        lambda m: f"\\frac{{{int((m[1] or '0') + m[2])}}}{{{10 ** len(m[2])}}}",
+        text,
+    )

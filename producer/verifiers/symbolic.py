@@ -1,0 +1,49 @@
+r"""The same thing in mathematics: numbers, formulas, tuples, sets, intervals, matrices, equations, words.
+
+Invariant: an answer is right if it is the gold answer written in another way, exactly: a rounded value is another
+value, order counts where brackets say so, and a bracket of an interval is part of it. Refuses to know where the answer
+stood.
+
+What is taken for the same: `x = 5` and `5`; a number with the unit that the other side leaves out, with and without a
+percent sign (of values above 1), and `50\%` and 0.5; a closed form and its value (`2^{10}`, `\sqrt{8}`); lists without
+brackets in any order. What is not: an interval and an inequality; a number and the same with another unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from producer.tasks.base import Problem, Verdict
+from producer.verifiers.answer import judged
+from producer.verifiers.latex import plain, squeezed
+from producer.verifiers.things import Thing, same, thing
+
+
+def score(completion: str, problem: Problem, *, answer: Sequence[str] = ("boxed",)) -> Verdict:
+    """1.0 if the declared answer is the gold one. Raises `ValueError` for a gold that cannot be read."""
+    gold = read(problem.gold)
+    if gold is None:
+        raise ValueError(f"the gold answer {problem.gold[:50]!r} cannot be read")
+    return judged(
+        completion,
+        problem,
+        answer,
+        read=read,
+        same=lambda one, other: equal(one, other) or equal(other, one),
+        correct=lambda value: equal(gold, value),
+        shown=lambda value: squeezed(value[0]),
+    )
+
+
+Read = tuple[str, Thing]
+
+
+def read(text: str) -> Read | None:
+    """What an answer says, plainly, and what it is."""
+    said = plain(text)
+    return (said, thing(said)) if squeezed(said) else None
+
+
+def equal(gold: Read, value: Read) -> bool:
+    """`value` is the gold answer."""
+    return squeezed(gold[0]) == squeezed(value[0]) or same(gold[1], value[1])
