@@ -123,18 +123,6 @@ class ReasoningGymSettings(TaskSettings):
     problems: int = PROBLEMS
 
 
-class CodeSettings(TaskSettings):
-    """Functions and programs, judged by tests."""
-
-    name: Literal["code"]
-    path: Path | None = Field(None, description="JSON lines; unset: some small functions that come along")
-    held_out_path: Path | None = Field(None, description="JSON lines to hold out; unset: rows of `path` are set aside")
-    prompt_field: str = "prompt"
-    tests_field: str = "tests"
-    level_field: str = "level"
-    shown_tests: int = Field(1, ge=0, description="tests that the prompt shows; the others decide as well")
-
-
 class FileSettings(TaskSettings):
     """A task of the user's own: `file.py:Class`."""
 
@@ -149,7 +137,7 @@ def _kind(data: Any) -> str | None:
     return CHOICE + ("file" if ".py:" in name else name)
 
 
-NAMES = ("addition", "countdown", "gsm8k", "math", "reasoning_gym", "code", "jsonl")
+NAMES = ("addition", "countdown", "gsm8k", "math", "reasoning_gym", "jsonl")
 UNKNOWN = f"name a task: {', '.join(NAMES)}, mixture, or a class of yours as file.py:Class"
 _BY_NAME = Discriminator(_kind, custom_error_type="unknown_task", custom_error_message=UNKNOWN)
 
@@ -159,7 +147,6 @@ SinglePart = Annotated[
     | Annotated[Gsm8kSettings, Tag(CHOICE + "gsm8k")]
     | Annotated[MathSettings, Tag(CHOICE + "math")]
     | Annotated[ReasoningGymSettings, Tag(CHOICE + "reasoning_gym")]
-    | Annotated[CodeSettings, Tag(CHOICE + "code")]
     | Annotated[JsonlSettings, Tag(CHOICE + "jsonl")]
     | Annotated[FileSettings, Tag(CHOICE + "file")],
     _BY_NAME,
