@@ -83,6 +83,7 @@ def build(recipe: ProcessRecipe, metrics: LearnerMetrics, ranks: Ranks) -> Learn
         recipe.run.steps * settings.groups_per_step,
         card.train,
         recipe.run.seed,
+        card.parts,
     )
     policy = PolicyStore(client, keys, recipe.policy_directory, recipe.policy.keep, recipe.policy.lease_seconds)
     tally = StepTally(folder.steps, recipe.run.steps, metrics)
