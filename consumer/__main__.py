@@ -75,6 +75,7 @@ def build(recipe: ProcessRecipe, metrics: LearnerMetrics, ranks: Ranks) -> Learn
     fence.take_over()
     metrics.starting("task card")
     card = wait_for_task(client, keys)
+    recipe.objective.require(card.components)
     metrics.starting("none")
     settings = recipe.learner
     flow = Flow(

@@ -68,11 +68,6 @@ class Curriculum:
         for part, count in draw.parts.items():
             self.drawn[part] += count
 
-    @property
-    def epoch(self) -> float:
-        """Passes over the part that has been walked most often."""
-        return max(drawn / size for drawn, size in zip(self.drawn, self._sizes, strict=True) if size)
-
     def _turn(self, counts: np.ndarray[Any, np.dtype[np.int64]]) -> int:
         """The part whose turn it is, after Tijdeman, The chairman assignment problem (1980).
 

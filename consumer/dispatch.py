@@ -12,10 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import structlog
-
 from broker.cut import Page
-from broker.errors import Malformed
 from broker.ledger import Entry, Ledger, Verdict
 from broker.policy import PolicyStore
 from broker.schema import Ticket
@@ -25,8 +22,6 @@ from consumer.buffer import Held
 from consumer.curriculum import Curriculum, Draw
 from consumer.cuts import Cuts
 from consumer.tickets import Flow
-
-log = structlog.get_logger("learner")
 
 
 @dataclass(frozen=True)
@@ -229,21 +224,11 @@ class Dispatch:
     def _next(self, count: int) -> Issue:
         """The next `count` tickets at the present version. What somebody has asked for again comes first."""
         asked = self.ledger.requests(count) if count else []
-        again = [problem for problem in map(self._problem, asked) if problem is not None]
+        problems = [self.flow.requested(request, self.issued) for request in asked]
+        again = [problem for problem in problems if problem is not None]
         draw = self.curriculum.next(count - len(again))  # what is asked for again takes no position of an epoch
         named = [TicketId(n, problem) for n, problem in enumerate([*again, *draw.problems], self.issued)]
         return Issue([self.flow.ticket(str(name), self.version) for name in named], len(asked), draw)
-
-    def _problem(self, request: str) -> int | None:
-        """The problem of the ticket that is asked for; None where there never was such a ticket."""
-        try:
-            asked = TicketId.parse(request)
-        except Malformed:
-            asked = None
-        if asked is None or asked.number >= self.issued or asked.problem >= self.flow.problems:
-            log.warning("no such ticket can be issued again", ticket=request)
-            return None
-        return asked.problem
 
     def _issue(self, pipe: Any, issue: Issue) -> None:
         self.ledger.issue(pipe, issue.tickets)

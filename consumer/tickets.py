@@ -9,10 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import structlog
 
+from broker.errors import Malformed
 from broker.schema import PartCard, Ticket
 from broker.ticket_id import TicketId
 from consumer.curriculum import Curriculum
+
+log = structlog.get_logger("learner")
 
 
 def seed_of(seed: int, number: int) -> int:
@@ -35,6 +39,17 @@ class Flow:
         """The ticket of that id, with a seed of its own also where its problem was asked for before."""
         named = TicketId.parse(ticket_id)
         return Ticket(ticket_id, named.problem, seed_of(self.seed, named.number), min_policy_version)
+
+    def requested(self, request: str, issued: int) -> int | None:
+        """The problem of the ticket that is asked for again; None where there never was such a ticket."""
+        try:
+            asked = TicketId.parse(request)
+        except Malformed:
+            asked = None
+        if asked is None or asked.number >= issued or asked.problem >= self.problems:
+            log.warning("no such ticket can be issued again", ticket=request)
+            return None
+        return asked.problem
 
     def curriculum(self) -> Curriculum:
         """At its beginning."""
