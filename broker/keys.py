@@ -57,7 +57,7 @@ class Keys:
         return self._key("unsettled", kind)
 
     def ledger(self, kind: str) -> str:
-        """Hash of counters: issued, each verdict, and (train) sequence, step, policy_version."""
+        """Hash of counters: issued, each verdict, and (train) sequence, step, policy_version, drawn:PART."""
         return self._key("ledger", kind)
 
     @property

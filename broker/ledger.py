@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from broker.scripts import DEAD_LETTER, LOCATE
 
 Verdict = Literal["trained", "degenerate", "stale", "failed", "evaluated"]
 VERDICTS: tuple[Verdict, ...] = ("trained", "degenerate", "stale", "failed", "evaluated")
+DRAWN = "drawn:"  # and the number of a part
 # An audit log that strangers can write to: what is kept of each dead letter (characters, bytes), and of how many.
 DEAD_LETTER_ID, DEAD_LETTER_REASON, DEAD_LETTER_BYTES, DEAD_LETTERS = 64, 1024, 4096, 1000
 
@@ -123,6 +124,15 @@ class Ledger:
         """So many of them, the oldest, are met. Others only add to the end, so these are the ones that were read."""
         if count:
             pipe.ltrim(self._keys.requeue, count, -1)
+
+    def drew(self, pipe: Any, parts: Mapping[int, int]) -> None:
+        """So many problems of each part were drawn anew. A counter, so that every cut holds it."""
+        for part, count in parts.items():
+            pipe.hincrby(self._books, f"{DRAWN}{part}", count)
+
+    def drawn(self) -> dict[int, int]:
+        """Part → how many of its problems were drawn, requests not counted."""
+        return {int(k.removeprefix(DRAWN)): int(v) for k, v in self.books().items() if k.startswith(DRAWN)}
 
     def rewrite(self, pipe: Any, page: Page, tickets: Iterable[Ticket]) -> None:
         """Begin the books and streams of this kind anew from `page`, whose open tickets are `tickets`."""

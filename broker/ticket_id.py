@@ -1,7 +1,7 @@
-"""What the id of a train ticket says: its number and, of one that was issued again, whose problem it repeats.
+"""What the id of a train ticket says: its number and the problem it asks for.
 
 Invariant: ids sort in order of issue, and everything a ticket asks for follows from its id and the run's settings, so
-that tickets which Redis has lost are made anew from their ids. Refuses to know problems and seeds.
+that tickets which Redis has lost are made anew from their ids. Refuses to know why this problem was drawn, and seeds.
 """
 
 from __future__ import annotations
@@ -11,24 +11,18 @@ from dataclasses import dataclass
 
 from broker.errors import Malformed
 
-_SHAPE = re.compile(r"t([0-9]{10})(?:r([0-9]{10}))?")
+_SHAPE = re.compile(r"t([0-9]{10})p([0-9]{10})")
 
 
 @dataclass(frozen=True)
 class TicketId:
-    """`t0000000123`, or `t0000000123r0000000045`: the ticket numbered 123, with the problem of number 45."""
+    """`t0000000123p0000000045`: the ticket numbered 123, which asks for problem 45."""
 
     number: int
-    repeats: int | None = None
+    problem: int
 
     def __str__(self) -> str:
-        repeats = "" if self.repeats is None else f"r{self.repeats:010d}"
-        return f"t{self.number:010d}{repeats}"
-
-    @property
-    def origin(self) -> int:
-        """The number whose problem it asks for: never that of a repetition."""
-        return self.number if self.repeats is None else self.repeats
+        return f"t{self.number:010d}p{self.problem:010d}"
 
     @staticmethod
     def parse(text: str) -> TicketId:
@@ -36,5 +30,5 @@ class TicketId:
         match = _SHAPE.fullmatch(text)
         if match is None:
             raise Malformed("not the id of a train ticket")
-        number, repeats = match.groups()
-        return TicketId(int(number), None if repeats is None else int(repeats))
+        number, problem = match.groups()
+        return TicketId(int(number), int(problem))

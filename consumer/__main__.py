@@ -75,6 +75,7 @@ def build(recipe: ProcessRecipe, metrics: LearnerMetrics, ranks: Ranks) -> Learn
     fence.take_over()
     metrics.starting("task card")
     card = wait_for_task(client, keys)
+    recipe.objective.require(card.components)
     metrics.starting("none")
     settings = recipe.learner
     flow = Flow(
@@ -83,6 +84,7 @@ def build(recipe: ProcessRecipe, metrics: LearnerMetrics, ranks: Ranks) -> Learn
         recipe.run.steps * settings.groups_per_step,
         card.train,
         recipe.run.seed,
+        card.parts,
     )
     policy = PolicyStore(client, keys, recipe.policy_directory, recipe.policy.keep, recipe.policy.lease_seconds)
     tally = StepTally(folder.steps, recipe.run.steps, metrics)

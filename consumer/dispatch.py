@@ -10,23 +10,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from typing import Any
 
-import structlog
-
 from broker.cut import Page
-from broker.errors import Malformed
 from broker.ledger import Entry, Ledger, Verdict
 from broker.policy import PolicyStore
 from broker.schema import Ticket
 from broker.streams import Arrival
 from broker.ticket_id import TicketId
 from consumer.buffer import Held
+from consumer.curriculum import Curriculum, Draw
 from consumer.cuts import Cuts
 from consumer.tickets import Flow
-
-log = structlog.get_logger("learner")
 
 
 @dataclass(frozen=True)
@@ -35,6 +30,7 @@ class Issue:
 
     tickets: Sequence[Ticket]
     requests: int
+    draw: Draw  # what else they ask for: the curriculum's choice
 
 
 @dataclass
@@ -52,10 +48,12 @@ class Dispatch:
     journal: list[Entry] = field(default_factory=list)  # steps since the last durable checkpoint
     entry_ids: dict[str, bytes] = field(default_factory=dict)  # of trained groups that are not final yet
     cuts: Cuts = field(init=False)  # guarded by the lock as well
+    curriculum: Curriculum = field(init=False)  # and this
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
         self.cuts = Cuts(self.ledger)
+        self.curriculum = self.flow.curriculum()
 
     def open(self, version: int) -> None:
         """First start: point to `version` (already uploaded) and issue the first tickets."""
@@ -76,6 +74,7 @@ class Dispatch:
             since = {t for entry in self.journal for t in entry.tickets}
             held = self._unpublished()
             self.issued = self.ledger.count("issued")
+            self.curriculum.resume(self.ledger.drawn())
             self.trained = self.ledger.count("trained") + len(since)
             self.in_play = {t: m for t, m in self.ledger.unsettled().items() if t not in since or t in held}
             self.taken, self.entry_ids = set(held), {}
@@ -225,25 +224,18 @@ class Dispatch:
     def _next(self, count: int) -> Issue:
         """The next `count` tickets at the present version. What somebody has asked for again comes first."""
         asked = self.ledger.requests(count) if count else []
-        again = [origin for origin in map(self._origin, asked) if origin is not None]
-        named = [TicketId(n, origin) for n, origin in zip_longest(range(self.issued, self.issued + count), again)]
-        return Issue([self.flow.ticket(str(name), self.version) for name in named], len(asked))
-
-    def _origin(self, request: str) -> int | None:
-        """The number of the ticket whose problem is asked for; None where there never was such a ticket."""
-        try:
-            asked = TicketId.parse(request)
-        except Malformed:
-            asked = None
-        if asked is None or max(asked.number, asked.origin) >= self.issued:
-            log.warning("no such ticket can be issued again", ticket=request)
-            return None
-        return asked.origin
+        problems = [self.flow.requested(request, self.issued) for request in asked]
+        again = [problem for problem in problems if problem is not None]
+        draw = self.curriculum.next(count - len(again))  # what is asked for again takes no position of an epoch
+        named = [TicketId(n, problem) for n, problem in enumerate([*again, *draw.problems], self.issued)]
+        return Issue([self.flow.ticket(str(name), self.version) for name in named], len(asked), draw)
 
     def _issue(self, pipe: Any, issue: Issue) -> None:
         self.ledger.issue(pipe, issue.tickets)
         self.ledger.meet(pipe, issue.requests)
+        self.ledger.drew(pipe, issue.draw.parts)
 
     def _issued(self, issue: Issue) -> None:
         self.issued += len(issue.tickets)
+        self.curriculum.drew(issue.draw)
         self.in_play.update((t.ticket_id, t.min_policy_version) for t in issue.tickets)

@@ -7,23 +7,16 @@ resumed run issues old tickets again as they were. Refuses to know when one is i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
 
 import numpy as np
+import structlog
 
-from broker.schema import Ticket
+from broker.errors import Malformed
+from broker.schema import PartCard, Ticket
 from broker.ticket_id import TicketId
+from consumer.curriculum import Curriculum
 
-
-@lru_cache(maxsize=4)
-def _epoch(seed: int, epoch: int, problems: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    return np.random.default_rng([seed, epoch]).permutation(problems)
-
-
-def problem_of(seed: int, number: int, problems: int) -> int:
-    """The problem of the train ticket `number`: each problem once per epoch, shuffled by seed and epoch."""
-    return int(_epoch(seed, number // problems, problems)[number % problems])
+log = structlog.get_logger("learner")
 
 
 def seed_of(seed: int, number: int) -> int:
@@ -40,9 +33,24 @@ class Flow:
     total_groups: int
     problems: int
     seed: int
+    parts: tuple[PartCard, ...] = ()  # of the problems; none: they are all of one kind
 
     def ticket(self, ticket_id: str, min_policy_version: int) -> Ticket:
-        """The ticket of that id. One that repeats another has that one's problem, and a seed of its own."""
+        """The ticket of that id, with a seed of its own also where its problem was asked for before."""
         named = TicketId.parse(ticket_id)
-        problem = problem_of(self.seed, named.origin, self.problems)
-        return Ticket(ticket_id, problem, seed_of(self.seed, named.number), min_policy_version)
+        return Ticket(ticket_id, named.problem, seed_of(self.seed, named.number), min_policy_version)
+
+    def requested(self, request: str, issued: int) -> int | None:
+        """The problem of the ticket that is asked for again; None where there never was such a ticket."""
+        try:
+            asked = TicketId.parse(request)
+        except Malformed:
+            asked = None
+        if asked is None or asked.number >= issued or asked.problem >= self.problems:
+            log.warning("no such ticket can be issued again", ticket=request)
+            return None
+        return asked.problem
+
+    def curriculum(self) -> Curriculum:
+        """At its beginning."""
+        return Curriculum(self.seed, self.parts or (PartCard("all", self.problems),))

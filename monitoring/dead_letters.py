@@ -25,7 +25,7 @@ from monitoring.requeue import requeue
 
 ROW = 16  # bytes in a row of a hexdump
 REQUEUE = (
-    "have the learner issue the problems of these tickets again (all: of every one that can be), in place of its next "
+    "have the learner issue the problems of these tickets again (all: of every one that can be), before its next "
     "regular tickets; their letters go. Verdicts stay: the new tickets have numbers and seeds of their own. Where "
     "learner.order is strict or run.deterministic true this changes the order of training, and so the weights"
 )

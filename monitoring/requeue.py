@@ -73,7 +73,7 @@ def _obstacle(letter: Letter, issued: int) -> str:
         named = TicketId.parse(letter.ticket_id)
     except Malformed as error:
         return f"that is {error}"
-    return "" if max(named.number, named.origin) < issued else "this run has issued no such ticket"
+    return "" if named.number < issued else "this run has issued no such ticket"
 
 
 def _told(tickets: Sequence[str], left: int) -> list[str]:
@@ -81,4 +81,4 @@ def _told(tickets: Sequence[str], left: int) -> list[str]:
     stay = f"; {left} letters stay: of evaluations, or of no ticket of this run" if left else ""
     if not tickets:
         return [f"there is nothing to issue again{stay}"]
-    return [*lines, f"{len(tickets)} in place of the learner's next regular tickets{stay}"]
+    return [*lines, f"{len(tickets)} before the learner's next regular tickets{stay}"]

@@ -6,10 +6,12 @@ because a correction that is quietly off is how asynchronous trainers go wrong. 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from broker.errors import Refused
 from broker.settings import Section
 from consumer.objective.axes import (
     OF_SEQUENCES,
@@ -200,6 +202,15 @@ class ObjectiveSettings(Section):
         """The axes that differ from the preset's."""
         named = type(self).model_validate({"preset": self.preset})
         return {name: value for name, value in self if value != getattr(named, name)}
+
+    def require(self, components: Sequence[str]) -> None:
+        """Raises `Refused` where a weight is of no component of the task's rewards. A card may name none at all."""
+        unknown = sorted(set(self.gdpo_weights) - set(components)) if components else []
+        if unknown:
+            raise Refused(
+                f"objective.gdpo_weights: the task's rewards have no {', '.join(unknown)}",
+                f"there are: {', '.join(components)}",
+            )
 
 
 def _of_the_level(data: dict[str, Any]) -> dict[str, float]:

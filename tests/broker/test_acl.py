@@ -27,6 +27,7 @@ from broker.roles import ROLES, Role, rules
 from broker.schema import PartCard, TaskCard, tombstone
 from broker.settings import BrokerSettings
 from broker.streams import Arrival, RolloutStream, create_groups, forget_generators
+from broker.ticket_id import TicketId
 from broker.tickets import TicketStream
 from consumer.buffer import Held
 from consumer.dispatch import Dispatch
@@ -291,7 +292,7 @@ def test_an_admin_asks_for_a_problem_again_and_the_learner_issues_it(play: Play,
     play.stream("one").publish(other, tombstone(other.ticket, "a fever"))
     (arrival,) = play.rollouts.claim(10, 0.2)
     play.dispatch.refuse(arrival, "a fever")
-    assert list(play.dispatch.waiting())[-1] == "t0000000007r0000000000"
+    assert list(play.dispatch.waiting())[-1] == str(TicketId(7, failed.ticket.problem))
     assert play.ledger.balance().balanced
     assert refusals(play.root) == []
 

@@ -22,6 +22,7 @@ from broker.streams import Arrival, RolloutStream, create_groups
 from broker.ticket_id import TicketId
 from broker.tickets import Claim, TicketStream
 from consumer.buffer import Held
+from consumer.curriculum import problem_of
 from consumer.dispatch import Dispatch
 from consumer.tickets import Flow
 from tests.consumer.groups import group
@@ -107,8 +108,8 @@ class Desk:
 
 
 def ids(*numbers: int) -> list[str]:
-    """Ticket ids by number."""
-    return [str(TicketId(n)) for n in numbers]
+    """Ticket ids by number, where nothing was asked for again."""
+    return [str(TicketId(n, problem_of(FLOW.seed, n, FLOW.problems))) for n in numbers]
 
 
 def trained(desk: Desk, dispatch: Dispatch, *numbers: int) -> list[str]:

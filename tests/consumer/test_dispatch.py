@@ -13,7 +13,8 @@ import pytest
 from broker.ledger import Verdict
 from broker.schema import encode_group
 from consumer.buffer import Held
-from consumer.tickets import problem_of, seed_of
+from consumer.curriculum import problem_of
+from consumer.tickets import seed_of
 from tests.consumer.desk import FLOW, Desk, ids, publish, trained
 from tests.consumer.groups import group
 

@@ -17,6 +17,7 @@ from broker.errors import Refused
 from broker.keys import Keys
 from broker.schema import RolloutGroup, Ticket, encode_group
 from broker.ticket_id import TicketId
+from tests.consumer.desk import ids
 from tests.consumer.groups import group
 from tests.consumer.one_run import Run, mixed
 from tests.system.pipeline import wait_until
@@ -67,7 +68,7 @@ def test_a_run_that_is_solved_between_two_publications_ends_as_well(run: Run) ->
     run.learner_settings = {"max_degenerate_in_a_row": 5, "publish_every": 2}
 
     def answer(ticket: Ticket) -> RolloutGroup:
-        return group(ticket.ticket_id, (1.0, 1.0) if int(ticket.ticket_id[1:]) > 1 else (0.0, 1.0))
+        return group(ticket.ticket_id, (1.0, 1.0) if TicketId.parse(ticket.ticket_id).number > 1 else (0.0, 1.0))
 
     assert run.finish(run.learner(), answer) == "solved"
 
@@ -76,7 +77,7 @@ def test_a_run_that_is_solved_between_two_publications_ends_as_well(run: Run) ->
 
 
 def test_what_the_learner_waits_for_has_a_name(run: Run) -> None:
-    learner, first = run.learner(), str(TicketId(0))
+    learner, first = run.learner(), ids(0)[0]
 
     def waiting() -> tuple[str, str]:
         reason = learner.metrics.health()["waiting"]
@@ -182,9 +183,9 @@ def test_a_copy_of_a_group_that_waits_in_the_buffer_changes_nothing(run: Run) ->
     learner = run.learner()
 
     def and_a_copy(ticket: Ticket) -> RolloutGroup:
-        if ticket.ticket_id == str(TicketId(1)):
-            payload = encode_group(group(str(TicketId(0))))
-            run.client.xadd(run.keys.rollouts("train"), {"ticket_id": str(TicketId(0)), "payload": payload})
+        if ticket.ticket_id == ids(1)[0]:
+            payload = encode_group(group(ids(0)[0]))
+            run.client.xadd(run.keys.rollouts("train"), {"ticket_id": ids(0)[0], "payload": payload})
         return mixed(ticket)
 
     assert run.finish(learner, and_a_copy) == "finished"

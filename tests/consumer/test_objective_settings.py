@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from broker.errors import Refused
 from consumer.objective.axes import OWNERS
 from consumer.objective.presets import PRESETS
 from consumer.objective.settings import ObjectiveSettings
@@ -231,3 +232,12 @@ def test_a_mean_ratio_is_held_closer_to_1_than_a_tokens_unless_the_recipe_says_h
 def test_what_must_be_known_before_the_first_gradient(choice: dict[str, Any], whole: bool, reference: bool) -> None:
     of = settings(**choice)
     assert (of.needs_whole_batch, of.needs_reference) == (whole, reference)
+
+
+def test_a_weight_of_a_component_that_no_reward_has_is_refused_with_what_there_is() -> None:
+    weighing = settings(scale="gdpo", baseline="mean", gdpo_weights={"right": 2.0, "breif": 0.5})
+    with pytest.raises(Refused, match=r"gdpo_weights: the task's rewards have no breif: there are: right, brief"):
+        weighing.require(("right", "brief"))
+    weighing.require(("breif", "right", "length"))
+    weighing.require(())  # a card that says nothing of components
+    settings().require(("right",))

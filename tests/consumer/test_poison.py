@@ -16,12 +16,12 @@ import torch
 
 from broker.keys import Keys
 from broker.schema import RolloutGroup, Ticket, tombstone
-from broker.ticket_id import TicketId
 from consumer.learner import Learner
+from tests.consumer.desk import ids
 from tests.consumer.one_run import Run, mixed
 
 BAD_STEP = 2
-VICTIM = str(TicketId(1))
+VICTIM = ids(1)[0]
 
 
 @pytest.fixture

@@ -19,9 +19,11 @@ from broker.keys import Keys
 from broker.patience import Patience
 from broker.schema import RolloutGroup, Ticket
 from broker.settings import BrokerSettings
+from broker.ticket_id import TicketId
 from consumer import checkpoint
 from consumer.inbox import CLAIM_SECONDS
 from consumer.learner import Learner
+from tests.consumer.desk import ids
 from tests.consumer.one_run import Answer, Run, mixed
 from tests.faults import Faulty
 from tests.system.pipeline import wait_until
@@ -55,7 +57,7 @@ def remembering(server: Faulty, run: Run, number: int) -> Any:
     """Answers tickets; remembers what Redis holds when ticket `number` is asked for."""
 
     def answer(ticket: Ticket) -> RolloutGroup:
-        if ticket.ticket_id == f"t{number:010d}":
+        if ticket.ticket_id == ids(number)[0]:
             server.remember()
         return mixed(ticket)
 
@@ -120,9 +122,9 @@ def test_redis_forgets_under_a_learner_that_lives(server: Faulty, run: Run, tmp_
     forgotten = list[str]()
 
     def answer(ticket: Ticket) -> RolloutGroup:
-        if ticket.ticket_id == "t0000000006":
+        if ticket.ticket_id == ids(6)[0]:
             server.remember()
-        if ticket.ticket_id == "t0000000014" and not forgotten:
+        if ticket.ticket_id == ids(14)[0] and not forgotten:
             forgotten.append(ticket.ticket_id)
             server.forget()
         return mixed(ticket)
@@ -137,7 +139,7 @@ def test_redis_forgets_under_a_learner_that_lives(server: Faulty, run: Run, tmp_
 
 def test_redis_restarts_and_nobody_notices_but_in_the_log(server: Faulty, run: Run, tmp_path: Path) -> None:
     def answer(ticket: Ticket) -> RolloutGroup:
-        if ticket.kind == "train" and int(ticket.ticket_id[1:]) % 5 == 4:
+        if ticket.kind == "train" and TicketId.parse(ticket.ticket_id).number % 5 == 4:
             server.crash()
             server.start()
         return mixed(ticket)

@@ -1,10 +1,11 @@
-"""Problems of groups that failed, issued again because somebody asked: once, in place of the next regular tickets.
+"""Problems of groups that failed, issued again because somebody asked: once, before the next regular tickets.
 
 What asks: tests/monitoring/test_requeue.py. The learner reads the list, and never adds to it.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +23,9 @@ from broker.patience import Patience
 from broker.schema import RolloutGroup, Ticket, tombstone
 from broker.settings import BrokerSettings
 from broker.ticket_id import TicketId
+from consumer.curriculum import problem_of
 from consumer.dispatch import Dispatch
-from consumer.tickets import problem_of, seed_of
+from consumer.tickets import seed_of
 from monitoring.requeue import requeue
 from tests.consumer.desk import FLOW, Desk, ids, publish, trained
 from tests.consumer.groups import group
@@ -34,7 +36,8 @@ from tests.system.pipeline import wait_until
 
 
 def again(number: int, origin: int) -> str:
-    return str(TicketId(number, origin))
+    """Number `number`, with the problem at position `origin` of the walk."""
+    return str(TicketId(number, problem_of(FLOW.seed, origin, FLOW.problems)))
 
 
 def ask_for(desk: Desk, *ticket_ids: str) -> None:
@@ -61,10 +64,10 @@ def test_a_ticket_issued_again_has_the_old_problem_and_a_number_and_seed_of_its_
     ask_for(desk, *ids(3))
     settle(desk, dispatch, *ids(4, 5))
     (repeated, regular) = desk.claim()
-    assert (repeated.ticket_id, regular.ticket_id) == (again(8, 3), *ids(9))
+    assert (repeated.ticket_id, regular.ticket_id) == (again(8, 3), again(9, 8))
     assert repeated == Ticket(again(8, 3), problem_of(0, 3, FLOW.problems), seed_of(0, 8), 1)
-    assert regular.problem == problem_of(0, 9, FLOW.problems), "the problem of number 8 waits for the next epoch"
-    assert list(dispatch.waiting()) == [*ids(2, 3, 6, 7), again(8, 3), *ids(9)]
+    assert regular.problem == problem_of(0, 8, FLOW.problems), "a repetition takes no position of the epoch"
+    assert list(dispatch.waiting()) == [*ids(2, 3, 6, 7), again(8, 3), again(9, 8)]
     assert asked_for(desk) == []
     assert dispatch.issued == dispatch.ledger.balance().issued == 10
     assert dispatch.ledger.balance().balanced
@@ -125,12 +128,12 @@ def test_without_credit_nothing_is_issued_and_a_run_gets_no_more_groups_than_it_
     longer = desk.dispatch(replace(FLOW, total_groups=8))
     longer.resume(1)
     longer.refill()
-    assert [ticket.ticket_id for ticket in desk.claim()] == [again(6, 0), *ids(7)]
+    assert [ticket.ticket_id for ticket in desk.claim()] == [again(6, 0), again(7, 6)]
 
 
 def test_what_never_was_a_ticket_is_named_in_the_log_and_costs_nobody_a_ticket(desk: Desk) -> None:
     dispatch = desk.opened()
-    nonsense = ["nonsense", "t9999999999", again(2, 77), "e00000000-end-000001", *ids(6), "\x00"]
+    nonsense = ["nonsense", "t9999999999p0000000001", str(TicketId(2, 7)), "e00000000-end-000001", *ids(6), "\x00"]
     ask_for(desk, *nonsense, *ids(5))
     with structlog.testing.capture_logs() as lines:
         settle(desk, dispatch, *ids(*range(6)))
@@ -207,7 +210,7 @@ def test_a_restarted_dispatch_knows_it_and_would_issue_it_as_it_was(desk: Desk) 
 
 # -- a whole run ------------------------------------------------------------------------------------------------------
 
-VICTIM = str(TicketId(1))
+(VICTIM,) = ids(1)
 
 
 class Mended:
@@ -221,15 +224,17 @@ class Mended:
             self.tickets.append(ticket)
         if ticket.ticket_id == VICTIM:
             return tombstone(ticket, "the engine has a fever")
-        if ticket.ticket_id == str(TicketId(2)):
+        if ticket.ticket_id == ids(2)[0]:
             wait_until(self.run.desk.dead_letters, "it is settled as failed", 10)
             requeue(self.run.client, self.run.keys, [VICTIM])
         return replace(group(ticket.ticket_id, (0.0, 1.0), ticket.min_policy_version), problem=ticket.problem)
 
     @property
     def repeated(self) -> list[Ticket]:
-        """Every time that it was asked of a generator."""
-        return [ticket for ticket in self.tickets if TicketId.parse(ticket.ticket_id).repeats is not None]
+        """Every time that it was asked of a generator: the first ticket that is not the next one of the walk."""
+        out_of_turn = [t for t in self.tickets if t.ticket_id not in ids(TicketId.parse(t.ticket_id).number)]
+        first = min(ticket.ticket_id for ticket in out_of_turn)
+        return [ticket for ticket in out_of_turn if ticket.ticket_id == first]
 
 
 @pytest.mark.parametrize("order", ["ready", "strict"])
@@ -240,8 +245,11 @@ def test_a_problem_that_failed_is_asked_for_again_and_trained(
     learner, answer = run.learner(), Mended(run)
     assert run.finish(learner, answer) == "finished"
     (repeated,) = answer.repeated
-    assert TicketId.parse(repeated.ticket_id).repeats == 1
     assert repeated.problem == problem_of(0, 1, 7)
+    asked = Counter(ticket.problem for ticket in answer.tickets)
+    walked = Counter(problem_of(0, n, 7) for n in range(12))
+    assert asked - walked == {problem_of(0, 1, 7): 1}, "the one that failed, and no other, once more"
+    assert walked - asked == {}, "and the epochs have lost nothing by it"
     balance = learner.dispatch.ledger.balance()
     assert balance.balanced
     assert not balance.unsettled

@@ -17,13 +17,15 @@ from broker.keys import Keys
 from broker.ledger import Ledger
 from broker.schema import Ticket
 from broker.settings import BrokerSettings
+from broker.ticket_id import TicketId
 from monitoring.letters import letters
 from monitoring.requeue import requeue
 from tests.faults import Proxy, once
 from tests.monitoring.test_dead_letters import Bury, Look, bury, look
 
 __all__ = ["bury", "look"]  # fixtures
-FIRST, SECOND, AGAIN = "t0000000003", "t0000000005", "t0000000007r0000000003"
+FIRST, SECOND, AGAIN = "t0000000003p0000000003", "t0000000005p0000000005", "t0000000007p0000000003"
+NEVER = "t0000000010p0000000003"
 EVALUATION = "e00000000-end-000001"
 
 
@@ -33,7 +35,7 @@ def ledger(redis: redis_library.Redis, keys: Keys) -> Ledger:
     ledger = Ledger(redis, keys)
     ledger.fence.take_over()
     with ledger.transaction() as pipe:
-        ledger.issue(pipe, [Ticket(f"t{n:010d}", n, n, 0) for n in range(10)])
+        ledger.issue(pipe, [Ticket(str(TicketId(n, n)), n, n, 0) for n in range(10)])
     return ledger
 
 
@@ -54,12 +56,12 @@ def test_a_letter_that_is_named_leaves_and_its_ticket_waits_to_be_issued(
     assert look("--requeue", SECOND, AGAIN) == [
         f"{SECOND}: its problem is issued again",
         f"{AGAIN}: its problem is issued again",
-        "2 in place of the learner's next regular tickets",
+        "2 before the learner's next regular tickets",
     ]
     assert listed(redis, keys) == [SECOND, AGAIN]
     assert kept(redis, keys) == [FIRST]
     assert look()[-1] == "1 dead letters; 2 tickets wait to be issued again"
-    assert look("--requeue", FIRST)[-1] == "1 in place of the learner's next regular tickets"
+    assert look("--requeue", FIRST)[-1] == "1 before the learner's next regular tickets"
     assert listed(redis, keys) == [SECOND, AGAIN, FIRST], "in the order in which they were asked for"
     assert look() == [f"no dead letters in {keys.run}; 3 tickets wait to be issued again"]
 
@@ -70,13 +72,13 @@ def test_all_takes_what_can_be_and_leaves_the_rest(
     bury(SECOND, "spans")
     bury(EVALUATION, "spans", kind="eval")
     bury("nobody's", "no such ticket, or a copy")
-    bury("t0000000010", "no such ticket, or a copy")
+    bury(NEVER, "no such ticket, or a copy")
     bury(FIRST, "reward")
     assert look("--requeue", "all")[-1] == (
-        "2 in place of the learner's next regular tickets; 3 letters stay: of evaluations, or of no ticket of this run"
+        "2 before the learner's next regular tickets; 3 letters stay: of evaluations, or of no ticket of this run"
     )
     assert listed(redis, keys) == [SECOND, FIRST], "oldest first"
-    assert kept(redis, keys) == [EVALUATION, "nobody's", "t0000000010"]
+    assert kept(redis, keys) == [EVALUATION, "nobody's", NEVER]
     assert look("--requeue", "all") == [
         "there is nothing to issue again; 3 letters stay: of evaluations, or of no ticket of this run"
     ]
@@ -95,9 +97,11 @@ def test_two_letters_of_a_ticket_are_one_ticket(redis: redis_library.Redis, keys
     [
         (EVALUATION, f"{EVALUATION} cannot be issued again: evaluations are repeated as a whole, "),
         ("nobody's", "nobody's cannot be issued again: that is not the id of a train ticket"),
-        ("t0000000010", "t0000000010 cannot be issued again: this run has issued no such ticket"),
-        ("t0000000003r0000000010", "t0000000003r0000000010 cannot be issued again: this run has issued no such"),
-        ("t0000000004", "there is no dead letter of a ticket t0000000004: `make dead-letters` lists them"),
+        (NEVER, f"{NEVER} cannot be issued again: this run has issued no such ticket"),
+        (
+            "t0000000004p0000000004",
+            "there is no dead letter of a ticket t0000000004p0000000004: `make dead-letters` lists them",
+        ),
         ("\x1b[2J", "there is no dead letter of a ticket \N{REPLACEMENT CHARACTER}[2J: "),
     ],
 )
@@ -107,7 +111,7 @@ def test_one_that_cannot_be_is_a_line_and_nothing_is_done_for_the_others(
 ) -> None:  # fmt: skip
     bury(FIRST, "spans")
     bury(EVALUATION, "spans", kind="eval")
-    for stranger in ("nobody's", "t0000000010", "t0000000003r0000000010"):
+    for stranger in ("nobody's", NEVER):
         bury(stranger, "no such ticket, or a copy")
     before = redis.dump(keys.dead_letters)
     with pytest.raises(SystemExit, match="2"):

@@ -22,7 +22,8 @@ from transformers import AutoModelForCausalLM
 
 from broker.joining import Fingerprint, announce
 from broker.settings import load
-from consumer.tickets import problem_of, seed_of
+from consumer.curriculum import problem_of
+from consumer.tickets import seed_of
 from producer.settings import GeneratorRecipe
 from producer.tasks import Task
 from producer.tasks.named import resolve
