@@ -175,9 +175,9 @@ def test_a_worker_knows_neither_heavy_modules_nor_passwords(monkeypatch: pytest.
     assert [(v.reward, v.failed) for v in verified("secret", "heavy")] == [(0, ""), (0, "")]
 
 
-@pytest.mark.parametrize("task", ["addition", "gsm8k"])
-def test_the_verifiers_of_our_tasks_load_nothing_heavy(task: str) -> None:
-    code = f"import sys, producer.verify_worker, producer.tasks.{task}; print(*sys.modules)"
+@pytest.mark.parametrize("module", ["tasks.addition", "tasks.countdown", "verifiers.numeric", "verifiers.symbolic"])
+def test_the_verifiers_of_our_tasks_load_nothing_heavy(module: str) -> None:
+    code = f"import sys, producer.verify_worker, producer.{module}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "vllm", "transformers", "redis", "pydantic"} & set(loaded)
 
@@ -185,8 +185,8 @@ def test_the_verifiers_of_our_tasks_load_nothing_heavy(task: str) -> None:
 def test_our_own_tasks_in_the_pool() -> None:
     assert [v.reward for v in verified("3 + 4 = 7", "8", of="producer.tasks.addition:score")] == [1, 0]
     problem = Problem("?", "0.5")
-    texts = ["#### \\frac{1}{2}", "#### 1/2", "#### 0.7", "half"]
-    verdicts = verified(*texts, problem=problem, of="producer.tasks.gsm8k:score")
+    texts = ["\\boxed{\\frac{1}{2}}", "\\boxed{1/2}", "\\boxed{0.7}", "half"]
+    verdicts = verified(*texts, problem=problem, of="producer.verifiers.numeric:score")
     assert [(v.reward, v.failed) for v in verdicts] == [(1, ""), (1, ""), (0, ""), (0, "")]
 
 
