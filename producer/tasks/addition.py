@@ -13,10 +13,13 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from broker.errors import Refused
 from producer.tasks.base import FixedTask, Part, Problem, Scoring, Verdict
-from producer.tasks.settings import AdditionSettings
+
+if TYPE_CHECKING:
+    from producer.tasks.settings import AdditionSettings
 
 SCORING = Scoring("producer.tasks.addition:score")
 SPLIT_SEED = "headrace addition 1"

@@ -14,11 +14,14 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 from broker.errors import Refused
 from producer.tasks.base import FixedTask, Part, Problem, Scoring, Verdict
-from producer.tasks.settings import CountdownSettings
 from producer.verifiers.answer import declared
+
+if TYPE_CHECKING:
+    from producer.tasks.settings import CountdownSettings
 
 SCORING = Scoring("producer.tasks.countdown:score", components=("correct", "formatted"))
 SEED = "headrace countdown 1"

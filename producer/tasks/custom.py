@@ -14,12 +14,14 @@ import hashlib
 import inspect
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from broker.errors import Refused
 from producer.tasks.base import FixedTask, Part, Problem, Scoring, Verdict
 from producer.tasks.named import resolve
-from producer.tasks.settings import FileSettings
+
+if TYPE_CHECKING:
+    from producer.tasks.settings import FileSettings
 
 REMEDY = "see the README on tasks of your own"
 

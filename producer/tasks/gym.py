@@ -10,13 +10,15 @@ import ast
 import importlib
 import json
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from broker.errors import Refused
 from producer.tasks.base import FixedTask, Part, Problem, Scoring, Verdict
 from producer.tasks.formats import asked
-from producer.tasks.settings import ReasoningGymSettings
 from producer.verifiers.answer import declared
+
+if TYPE_CHECKING:
+    from producer.tasks.settings import ReasoningGymSettings
 
 TRAIN_SEED, HELD_OUT_SEED = 1_000_003, 2_000_003
 FORMATS = ("tags",)
