@@ -37,7 +37,7 @@ def test_a_recipe_of_ours_is_valid_and_named_after_its_file(path: Path) -> None:
 
 @pytest.mark.parametrize("path", OURS, ids=lambda path: path.stem)
 def test_what_is_written_down_is_complete_and_read_back_as_it_was(path: Path, tmp_path: Path) -> None:
-    recipe = read(path, ["--run.seed", "7", "--task.path", "/data/with space"])
+    recipe = read(path, ["--run.seed", "7", "--run.directory", "/data/with space"])
     written = tmp_path / "recipe.toml"
     written.write_text(recipe.toml())
     assert read(written) == recipe

@@ -193,7 +193,7 @@ def test_gsm8k_reads_question_gold_and_steps(tmp_path: Path) -> None:
     [
         ("{", "train.jsonl, line 2: not JSON"),
         ({"question": "?"}, "problem 2: needs the text fields"),
-        (["?"], "problem 2: needs the text fields"),
+        (["?"], "problem 2: not an object with fields"),
         ({"question": " ", "answer": "#### 1"}, "problem 2: needs the text fields"),
         ({"question": "?", "answer": "12"}, "problem 2: no number after `####`"),
         ({"question": "?", "answer": "#### many"}, "problem 2: no number after `####`"),

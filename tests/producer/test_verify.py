@@ -246,12 +246,12 @@ def gone(pid: int) -> bool:
 PARENT = """
 import asyncio, sys
 from broker.log import setup
-from producer.tasks.base import Problem
+from producer.tasks.base import Problem, Scoring
 from producer.verify import VerifierPool
 
 async def main():
     setup("test")
-    pool = VerifierPool("tests.producer.test_verify:tricks", 2, 3.0)
+    pool = VerifierPool([Scoring("tests.producer.test_verify:tricks")], 2, 3.0)
     await pool.start()
     for worker in pool._workers:
         print(worker._process.pid, flush=True)

@@ -441,7 +441,7 @@ def test_problems_that_are_not_there(scene: Scene, redis_server: EmbeddedServer)
     flags = ["--task.name", "gsm8k", "--task.path", str(scene.folder / "gsm8k"), "--broker.url", redis_server.url]
     line = scene.refusal_here("producer", *flags)
     cause = f"cannot read {scene.folder}/gsm8k/train.jsonl: No such file or directory"
-    assert line == f"{cause}: task.path holds train.jsonl and test.jsonl"
+    assert line == f"{cause}: task.path names JSON lines, or their folder"
 
 
 def test_what_is_refused_is_refused_by_check_as_well(scene: Scene) -> None:

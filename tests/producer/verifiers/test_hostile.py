@@ -21,11 +21,12 @@ def verdicts(verifier: str, texts: list[str]) -> tuple[list[Verdict], set[int]]:
     """Through a real pool of one worker, and the processes that were there meanwhile."""
 
     async def run() -> tuple[list[Verdict], set[int]]:
+        others = {child.pid for child in psutil.Process().children(recursive=True)}
         pool = VerifierPool([Scoring(f"producer.verifiers.{verifier}:score", FORMATS)], 1, SECONDS)
         await pool.start()
         try:
             found = await pool.verify(PROBLEM, texts)
-            return found, {child.pid for child in psutil.Process().children(recursive=True)}
+            return found, {child.pid for child in psutil.Process().children(recursive=True)} - others
         finally:
             await pool.stop()
 
