@@ -7,6 +7,7 @@ Invariant: `decode` returns a value that satisfies every length, range and finit
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -39,6 +40,11 @@ class Ticket:
     kind: Kind = "train"
 
 
+def solves(reward: float, components: Mapping[str, float]) -> bool:
+    """A completion with this verdict solves its problem: `correct` is 1, or the reward where nothing is so called."""
+    return components.get("correct", reward) >= 1.0
+
+
 @dataclass(frozen=True)
 class VersionSpan:
     """Tokens `[start, end)` of a completion were sampled by `policy_version`."""
@@ -63,6 +69,11 @@ class Rollout:
     components: dict[str, float] = field(default_factory=dict)
     truncated: bool = False
     answer: int = -1
+
+    @property
+    def solved(self) -> bool:
+        """It solves its problem."""
+        return solves(self.reward, self.components)
 
     @property
     def oldest_version(self) -> int:

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 from urllib.parse import unquote
@@ -172,10 +173,17 @@ def environment(settings: BrokerSettings) -> dict[str, str]:
 R = TypeVar("R", bound=BaseModel)
 
 
-def load(kind: type[R], path: Path, flags: list[str] | None = None, environ: dict[str, str] | None = None) -> R:
+def load(
+    kind: type[R],
+    path: Path,
+    flags: list[str] | None = None,
+    environ: dict[str, str] | None = None,
+    edit: Callable[[dict[str, Any]], None] | None = None,
+) -> R:
     """Read `path`, lay environment (`HEADRACE_LEARNER__LR`) and flags (`--learner.lr 1e-5`) over it, validate.
 
-    Sections that other rooms own are dropped; keys nobody knows are refused. Raises `Refused` with one line.
+    `edit` changes what the file says before anything is laid over it. Sections that other rooms own are dropped; keys
+    nobody knows are refused. Raises `Refused` with one line.
     """
     data = _read(path)
     overrides = _from_environment(dict(os.environ) if environ is None else environ) + _from_flags(flags or [])
@@ -184,6 +192,8 @@ def load(kind: type[R], path: Path, flags: list[str] | None = None, environ: dic
             raise Refused(f"{path}: unknown section [{section}]", f"known sections are {', '.join(SECTIONS)}")
         if not isinstance(data.setdefault(section, {}), dict):
             raise Refused(f"{path}: {section} is not a section", f"write [{section}] on a line and its keys below")
+    if edit is not None:
+        edit(data)
     for (section, key), value in overrides:
         data[section][key] = _plain(value)
     try:

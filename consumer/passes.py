@@ -14,11 +14,6 @@ from typing import Any
 from broker.schema import Rollout, RolloutGroup
 
 
-def solved(rollout: Rollout) -> bool:
-    """Its component `correct` is 1; the reward, where a task has no such component."""
-    return rollout.components.get("correct", rollout.reward) >= 1.0
-
-
 def pass_at(samples: int, correct: int, k: int) -> float:
     """The chance that one of k out of `samples`, `correct` of which solve the problem, does.
 
@@ -39,7 +34,7 @@ def majority(rollouts: Sequence[Rollout]) -> float:
         return 0.0
     most = max(votes.values())
     leading = {answer for answer, count in votes.items() if count == most}
-    right = {r.answer for r in rollouts if r.answer in leading and solved(r)}
+    right = {r.answer for r in rollouts if r.answer in leading and r.solved}
     return len(right) / len(leading)
 
 
@@ -56,7 +51,7 @@ def figures(groups: Sequence[RolloutGroup]) -> dict[str, Any]:
     """
     rollouts = [r for g in groups for r in g.rollouts]
     samples = min((len(g.rollouts) for g in groups), default=0)
-    counts = [(len(g.rollouts), sum(map(solved, g.rollouts))) for g in groups]
+    counts = [(len(g.rollouts), sum(r.solved for r in g.rollouts)) for g in groups]
     at = {str(k): _mean(pass_at(n, c, k) for n, c in counts) for k in ks(samples)} if samples else {}
     return {
         "problems": len(groups),

@@ -8,19 +8,12 @@ from __future__ import annotations
 
 import argparse
 import re
-import signal
 import sys
-import tempfile
-import tomllib
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-
 from broker.cli import guarded
-from broker.errors import Refused
-from broker.run_folder import RunFolder
-from deploy.launcher import Launcher, Stopped, claimed, on_signal
+from deploy.launcher import Launcher, launch
 from deploy.recipe import Recipe, read
 
 EVERY_PROBLEM = 10**6
@@ -43,26 +36,16 @@ def recipe_of(path: Path, model: str, task: str, flags: list[str]) -> Recipe:
 
     All held-out problems are asked unless a flag says otherwise. Raises `Refused`.
     """
-    try:
-        document: dict[str, Any] = tomllib.loads(path.read_text())
-    except (OSError, ValueError):
-        document = {}
-    else:
+
+    def another(document: dict[str, Any]) -> None:
         run, learner = document.setdefault("run", {}), document.setdefault("learner", {})
-        model = model or str(run.get("model", ""))
-        run |= {"model": model, "name": f"eval-{_plain(model)}", "steps": 1, "deterministic": False}
+        asked = model or str(run.get("model", ""))
+        run |= {"model": asked, "name": f"eval-{_plain(asked)}", "steps": 1, "deterministic": False}
         learner |= {"eval_problems": EVERY_PROBLEM, "lora_rank": 0}
         if task and task != document.get("task", {}).get("name"):
             document["task"] = {"name": task}
-    with tempfile.TemporaryDirectory() as scratch:
-        changed = Path(scratch) / path.name
-        if not document:
-            return read(path, flags)  # which says what is wrong with it
-        changed.write_text(tomli_w.dumps(document))
-        try:
-            return read(changed, flags)
-        except Refused as error:
-            raise Refused(str(error).replace(str(changed), str(path))) from None
+
+    return read(path, flags, another)
 
 
 def _plain(model: str) -> str:
@@ -79,15 +62,7 @@ def main() -> None:
     parser.add_argument("--model", default="", help="directory or hub name; unset: the recipe's")
     parser.add_argument("--task", default="", help="name of a task; unset: the recipe's")
     options, flags = parser.parse_known_args()
-    recipe, hold = claimed(recipe_of(options.recipe, options.model, options.task, flags))
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
-    with hold:
-        try:
-            Examination(recipe).run()
-        except Stopped:
-            print(f"\nstopped; the same command goes on with {RunFolder.of(recipe.run).path}", flush=True)
-            raise SystemExit(130) from None
+    launch(recipe_of(options.recipe, options.model, options.task, flags), Examination)
 
 
 if __name__ == "__main__":

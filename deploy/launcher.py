@@ -178,7 +178,7 @@ def _trained_share(recipe: Recipe) -> float:
     return min(1.0, 2 * rank / width) if rank and isinstance(width, int) and width > 0 else 1.0
 
 
-def claimed(recipe: Recipe) -> tuple[Recipe, TextIO]:
+def _claimed(recipe: Recipe) -> tuple[Recipe, TextIO]:
     """The run to start or to resume, and our hold on its folder; a finished one is left as it is. Raises `Refused`."""
     RunFolder.of(recipe.run).make()
     run = unfinished(recipe.run)
@@ -208,11 +208,23 @@ def _stop_other(recipe: Recipe) -> None:
     print(f"stopped {folder.path}")
 
 
-def on_signal(_: int, __: FrameType | None) -> None:
-    """Stop in order."""
+def _on_signal(_: int, __: FrameType | None) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, signal.SIG_IGN)  # stopping takes seconds: a second Ctrl-C must not break it off
     raise Stopped
+
+
+def launch(recipe: Recipe, kind: type[Launcher] = Launcher) -> None:
+    """One run from its claim to its end, or to a signal. Raises `Refused`, `SystemExit`."""
+    recipe, hold = _claimed(recipe)
+    signal.signal(signal.SIGTERM, _on_signal)
+    signal.signal(signal.SIGINT, _on_signal)
+    with hold:
+        try:
+            kind(recipe).run()
+        except Stopped:
+            print(f"\nstopped; the same command goes on with {RunFolder.of(recipe.run).path}", flush=True)
+            raise SystemExit(130) from None
 
 
 @guarded
@@ -230,15 +242,7 @@ def main() -> None:
     if options.stop:
         _stop_other(recipe)
         return
-    recipe, hold = claimed(recipe)
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
-    with hold:
-        try:
-            Launcher(recipe).run()
-        except Stopped:
-            print(f"\nstopped; the same command goes on with {RunFolder.of(recipe.run).path}", flush=True)
-            raise SystemExit(130) from None
+    launch(recipe)
 
 
 if __name__ == "__main__":

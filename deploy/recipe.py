@@ -7,6 +7,7 @@ Refuses to know how any process uses its section.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,6 @@ class Recipe(GeneratorRecipe, LearnerRecipe):
         return document
 
 
-def read(path: Path, flags: list[str] | None = None) -> Recipe:
-    """Load, overlay and validate. Raises `Refused` with one line."""
-    return load(Recipe, path, flags)
+def read(path: Path, flags: list[str] | None = None, edit: Callable[[dict[str, Any]], None] | None = None) -> Recipe:
+    """Load, overlay and validate; `edit` as for `load`. Raises `Refused` with one line."""
+    return load(Recipe, path, flags, edit=edit)

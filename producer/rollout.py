@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from broker.errors import Malformed
-from broker.schema import Ints, Rollout, RolloutGroup, Ticket, decode_group, encode_group, tombstone
+from broker.schema import Ints, Rollout, RolloutGroup, Ticket, decode_group, encode_group, solves, tombstone
 from producer.engine import Completion
 from producer.verify import Verdict
 
@@ -48,13 +48,8 @@ def assemble(
     return group
 
 
-def solved(verdict: Verdict) -> bool:
-    """This completion solves the problem: `correct` is 1, or the reward where a verifier has no such component."""
-    return verdict.components.get("correct", verdict.reward) >= 1.0
-
-
 def answers(verdicts: Sequence[Verdict]) -> list[int]:
     """A number for each different answer of a group, -1 where none was declared; all that solve it are one answer."""
     numbers: dict[object, int] = {}
-    keys = [True if solved(v) else v.answer for v in verdicts]
+    keys = [True if solves(v.reward, v.components) else v.answer for v in verdicts]
     return [-1 if key == "" else numbers.setdefault(key, len(numbers)) for key in keys]

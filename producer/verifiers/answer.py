@@ -6,6 +6,7 @@ Refuses to know what an answer means.
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -40,19 +41,26 @@ def judged(
     problem: Problem,
     formats: Sequence[str],
     *,
+    kind: str,
     read: Callable[[str], T | None],
-    same: Callable[[T, T], bool],
-    correct: Callable[[T], bool],
-    shown: Callable[[T], str],
+    right: Callable[[T, T], bool] = operator.eq,
+    same: Callable[[T, T], bool] = operator.eq,
+    shown: Callable[[T], str] = str,
 ) -> Verdict:
-    """The verdict on what is declared: the last one must be readable, and all that can be read must agree with it."""
+    """The verdict on what is declared: the last one must be readable, and all that can be read must agree with it.
+
+    `right(gold, value)`, `same(value, last)`. Raises `ValueError` for a gold that is not of this `kind`.
+    """
+    gold = read(problem.gold)
+    if gold is None:
+        raise ValueError(f"the gold answer {problem.gold[:50]!r} is no {kind}")
     values = [read(answer) for answer in declared(completion, problem, formats)]
     last = values[-1] if values else None
     if last is None:
         return Verdict(0.0, {"correct": 0.0, "formatted": 0.0})
     agreed = all(same(value, last) for value in values[:-1] if value is not None)
-    right = float(agreed and correct(last))
-    return Verdict(right, {"correct": right, "formatted": 1.0}, answer=shown(last))
+    correct = float(agreed and right(gold, last))
+    return Verdict(correct, {"correct": correct, "formatted": 1.0}, answer=shown(last))
 
 
 def _spoken(completion: str, problem: Problem) -> str:

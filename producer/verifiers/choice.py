@@ -22,18 +22,7 @@ ANOTHER = re.compile(r"(?:^|\b(?:or|and|either)\s+|[,/&]\s*)[(\[]?[A-Za-z][)\]]?
 
 def score(completion: str, problem: Problem, *, answer: Sequence[str] = ("boxed",)) -> Verdict:
     """1.0 if the declared letter is the gold one. Raises `ValueError` for a gold that is no letter."""
-    gold = read(problem.gold)
-    if gold is None:
-        raise ValueError(f"the gold answer {problem.gold[:50]!r} is no letter")
-    return judged(
-        completion,
-        problem,
-        answer,
-        read=read,
-        same=str.__eq__,
-        correct=lambda letter: letter == gold,
-        shown=lambda letter: letter,
-    )
+    return judged(completion, problem, answer, kind="letter", read=read)
 
 
 def read(text: str) -> str | None:

@@ -20,11 +20,7 @@ def score(completion: str, problem: Problem, *, answer: Sequence[str] = ("tags",
         said = normal(text)
         return (said if case else said.casefold()) or None
 
-    gold = read(problem.gold)
-    same = str.__eq__
-    return judged(
-        completion, problem, answer, read=read, same=same, correct=lambda said: said == gold, shown=lambda said: said
-    )
+    return judged(completion, problem, answer, kind="text", read=read)
 
 
 def normal(text: str) -> str:

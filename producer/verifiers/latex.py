@@ -40,7 +40,6 @@ _SHORT_ROOT = re.compile(r"\\sqrt\s*([0-9A-Za-z])")
 _CALLED_ROOT = re.compile(r"(?<!\\)\bsqrt\s*\(([^()]*)\)|\\sqrt\s*\(([^()]*)\)")
 _POWER = re.compile(r"\^\s*([0-9A-Za-z])")  # x^2y is no x^{2y}
 _DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\s*\\circ(?![A-Za-z])")
-_WORDS = re.compile(r"\b(degrees?|dollars?|cents?)\b", re.IGNORECASE)
 MARK, DEPTH = "\x00", 20  # MARK: surrounds what stood inside \text{}
 
 

@@ -58,8 +58,3 @@ def _unsigned(body: str) -> Fraction | None:
 def _decimal(text: str) -> Fraction:
     text = text.replace(",", "")
     return Fraction(f"0{text}0" if text.startswith(".") or text.endswith(".") else text)
-
-
-def plain(value: Fraction) -> str:
-    """A normal form."""
-    return str(value)

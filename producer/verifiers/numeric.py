@@ -12,7 +12,6 @@ from fractions import Fraction
 from producer.tasks.base import Problem, Verdict
 from producer.verifiers.answer import judged
 from producer.verifiers.latex import MARK, plain
-from producer.verifiers.number import plain as shown
 from producer.verifiers.number import read_number
 
 CURRENCY = re.compile(r"^([-+]?)\s*(?:US|USD|EUR|GBP|Rs\.?)?\s*[$€£¥₹]\s*")
@@ -34,18 +33,14 @@ def score(completion: str, problem: Problem, *, answer: Sequence[str] = ("boxed"
 
     Raises `ValueError` for a gold that is no number.
     """
-    gold = read(problem.gold)
-    if gold is None:
-        raise ValueError(f"the gold answer {problem.gold[:50]!r} is no number")
     allowed = Fraction(tolerance)
     return judged(
         completion,
         problem,
         answer,
+        kind="number",
         read=read,
-        same=lambda one, other: one == other,
-        correct=lambda value: abs(value - gold) <= allowed,
-        shown=shown,
+        right=lambda gold, value: abs(value - gold) <= allowed,
     )
 
 

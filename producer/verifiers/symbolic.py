@@ -21,16 +21,14 @@ from producer.verifiers.things import Thing, same, thing
 
 def score(completion: str, problem: Problem, *, answer: Sequence[str] = ("boxed",)) -> Verdict:
     """1.0 if the declared answer is the gold one. Raises `ValueError` for a gold that cannot be read."""
-    gold = read(problem.gold)
-    if gold is None:
-        raise ValueError(f"the gold answer {problem.gold[:50]!r} cannot be read")
     return judged(
         completion,
         problem,
         answer,
+        kind="answer that can be read",
         read=read,
+        right=equal,
         same=lambda one, other: equal(one, other) or equal(other, one),
-        correct=lambda value: equal(gold, value),
         shown=lambda value: squeezed(value[0]),
     )
 

@@ -10,7 +10,7 @@ from math import comb, sqrt
 import pytest
 
 from broker.schema import Rollout, RolloutGroup
-from consumer.passes import figures, ks, majority, pass_at, solved
+from consumer.passes import figures, ks, majority, pass_at
 from tests.consumer.groups import group, rollout
 
 
@@ -65,8 +65,8 @@ def test_the_majority_is_right_or_wrong_or_shares_a_tie(answers: tuple[int, ...]
 
 
 def test_a_task_without_correct_is_solved_by_a_reward_of_one() -> None:
-    assert [solved(rollout((1,), r)) for r in (0.0, 0.99, 1.0, 2.0)] == [False, False, True, True]
-    assert not solved(rollout((1,), 5.0, correct=0.5)), "partial credit is no solution, whatever it is paid"
+    assert [rollout((1,), r).solved for r in (0.0, 0.99, 1.0, 2.0)] == [False, False, True, True]
+    assert not rollout((1,), 5.0, correct=0.5).solved, "partial credit is no solution, whatever it is paid"
 
 
 def test_figures_weigh_each_problem_alike() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from broker.schema import VersionSpan
+from broker.schema import VersionSpan, solves
 from producer.engine import Completion
 from producer.reward import rewarded
-from producer.rollout import answers, solved
+from producer.rollout import answers
 from producer.tasks import Verdict
 
 
@@ -55,5 +55,5 @@ def test_answers_are_numbered_and_all_that_solve_are_one() -> None:
         Verdict(1.0, right),
     ]
     assert answers(group) == [0, 1, -1, 1, 0, 1]
-    assert solved(Verdict(1.0))
-    assert not solved(Verdict(5.0, {"correct": 0.5}))
+    assert solves(1.0, {})
+    assert not solves(5.0, {"correct": 0.5})
