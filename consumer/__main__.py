@@ -35,19 +35,12 @@ from consumer.learner import Learner
 from consumer.memory import require_room
 from consumer.model import PolicyModel, Scorer, device_of
 from consumer.ranks import Ranks
+from consumer.recipe import ProcessRecipe
 from consumer.record import StepTally
-from consumer.settings import LearnerRecipe
 from consumer.tickets import Flow
 from consumer.trainer import Trainer
-from monitoring.metrics import LearnerMetrics, serve
-from monitoring.settings import MonitoringSettings
-from monitoring.watchdog import Watchdog
-
-
-class ProcessRecipe(LearnerRecipe):
-    """The learner's recipe and where its metrics go."""
-
-    monitoring: MonitoringSettings = MonitoringSettings()
+from monitoring.metrics import LearnerMetrics
+from monitoring.watchdog import watched
 
 
 def fill_version(model: PolicyModel, source: Path, folder: Path, snapshot: dict[str, Any]) -> None:
@@ -166,14 +159,10 @@ def require_redis(recipe: ProcessRecipe) -> None:
 def lead(recipe: ProcessRecipe, ranks: Ranks) -> None:
     """The learner's life."""
     metrics = LearnerMetrics(stall_seconds=recipe.monitoring.stall_seconds)
-    server = serve(metrics, recipe.monitoring.host, recipe.monitoring.learner_port, metrics.health)
-    try:
+    with watched(metrics, recipe.monitoring, recipe.monitoring.learner_port):
         require_redis(recipe)
-        with Watchdog(metrics, recipe.monitoring.warn_seconds):
-            while not finish(recipe, metrics, ranks):
-                pass
-    finally:
-        server.stop()
+        while not finish(recipe, metrics, ranks):
+            pass
 
 
 @guarded

@@ -15,7 +15,7 @@ from broker.cli import guarded, process_recipe
 from broker.connection import connect, require
 from broker.fence import Fence
 from broker.fingerprint import copy_tokenizer_files
-from broker.joining import Fingerprint, agree, announce, wait_for_task
+from broker.joining import Fingerprint, announce, wait_for_task
 from broker.keys import Keys
 from broker.ledger import Ledger
 from broker.log import setup
@@ -25,21 +25,14 @@ from broker.run_folder import RunFolder
 from broker.settings import redis_url
 from broker.streams import RolloutStream, create_groups
 from consumer.evaluation import Evaluator, labels_of
+from consumer.inbox import CLAIM_COUNT, CLAIM_SECONDS
+from consumer.recipe import ProcessRecipe
 from consumer.record import StepTally
-from consumer.settings import LearnerRecipe
-from monitoring.metrics import LearnerMetrics, serve
-from monitoring.settings import MonitoringSettings
-from monitoring.watchdog import Watchdog
+from monitoring.metrics import LearnerMetrics
+from monitoring.watchdog import watched
 
 LABEL = "alone"
-CLAIM_COUNT, CLAIM_SECONDS = 16, 0.5
 PARTS = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json")
-
-
-class ProcessRecipe(LearnerRecipe):
-    """The learner's recipe and where its metrics go."""
-
-    monitoring: MonitoringSettings = MonitoringSettings()
 
 
 def publish(model: Path, folder: Path) -> None:
@@ -61,7 +54,6 @@ def examine(recipe: ProcessRecipe, metrics: LearnerMetrics) -> None:
     blocking = connect(recipe.broker, url, blocking_seconds=CLAIM_SECONDS, patience=patience)
     keys, fingerprint, folder = Keys(recipe.run.name), Fingerprint.of(recipe), RunFolder.of(recipe.run)
     folder.make()
-    agree(client, keys, fingerprint)
     announce(client, keys, fingerprint, json.dumps(recipe.model_dump(mode="json")))
     create_groups(client, keys)
     fence = Fence(client, keys, patience)
@@ -103,12 +95,8 @@ def main() -> None:
     setup("examiner")
     recipe = process_recipe(ProcessRecipe, "consumer.examiner", "an evaluation without training")
     metrics = LearnerMetrics(stall_seconds=recipe.monitoring.stall_seconds)
-    server = serve(metrics, recipe.monitoring.host, recipe.monitoring.learner_port, metrics.health)
-    try:
-        with Watchdog(metrics, recipe.monitoring.warn_seconds):
-            examine(recipe, metrics)
-    finally:
-        server.stop()
+    with watched(metrics, recipe.monitoring, recipe.monitoring.learner_port):
+        examine(recipe, metrics)
 
 
 if __name__ == "__main__":

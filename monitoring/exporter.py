@@ -26,11 +26,11 @@ from broker.patience import passing
 from broker.schema import Kind
 from broker.settings import load, redis_url
 from monitoring.books import SHOWN
-from monitoring.metrics import ExporterMetrics, serve
+from monitoring.metrics import ExporterMetrics
 from monitoring.reading import Reading
 from monitoring.recipe import ViewRecipe, where
 from monitoring.signals import Signals
-from monitoring.watchdog import Watchdog
+from monitoring.watchdog import watched
 
 LARGEST_SHARE = 0.05  # of Redis' time: a second for a gigabyte of groups, to which it answers nobody else
 
@@ -121,12 +121,8 @@ def main() -> None:
     metrics = ExporterMetrics(stall_seconds=stall)
     with Signals() as signals, connect(broker, redis_url(broker)) as client:
         admitted(client)
-        server = serve(metrics, settings.host, settings.exporter_port, metrics.health)
-        try:
-            with Watchdog(metrics, settings.warn_seconds):
-                export(Exporter(client, Keys(name), metrics), settings.exporter_seconds, signals)
-        finally:
-            server.stop()
+        with watched(metrics, settings, settings.exporter_port):
+            export(Exporter(client, Keys(name), metrics), settings.exporter_seconds, signals)
 
 
 if __name__ == "__main__":

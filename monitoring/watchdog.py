@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import contextvars
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import structlog
 
-from monitoring.metrics import Wait
+from monitoring.metrics import Exposed, Wait, serve
+from monitoring.settings import MonitoringSettings
 
 EVERY_SECONDS = 5.0
 
@@ -103,6 +105,24 @@ class Watchdog:
         pause = self.pause or self._ending.wait
         while not pause(EVERY_SECONDS):
             self.look()
+
+
+class Process(Watched, Exposed, Protocol):
+    """The metrics of a whole process."""
+
+    def health(self) -> dict[str, Any]:
+        """What `/healthz` answers."""
+
+
+@contextmanager
+def watched(metrics: Process, settings: MonitoringSettings, port: int) -> Iterator[None]:
+    """While the block runs its metrics are served on `port` and somebody looks. Raises `Refused` for a taken port."""
+    server = serve(metrics, settings.host, port, metrics.health)
+    try:
+        with Watchdog(metrics, settings.warn_seconds):
+            yield
+    finally:
+        server.stop()
 
 
 def _named(wait: Wait) -> dict[str, str]:

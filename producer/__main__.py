@@ -20,9 +20,9 @@ from broker.policy import PolicyStore
 from broker.settings import redis_url
 from broker.streams import create_groups
 from broker.tickets import TicketStream
-from monitoring.metrics import GeneratorMetrics, serve
+from monitoring.metrics import GeneratorMetrics
 from monitoring.settings import MonitoringSettings
-from monitoring.watchdog import Watchdog
+from monitoring.watchdog import watched
 from producer.engine import Engine
 from producer.generator import Generator
 from producer.prompts import fitting
@@ -114,12 +114,8 @@ def main() -> None:
     setup("generator")
     recipe = process_recipe(ProcessRecipe, "producer", "one generator of a run")
     metrics = GeneratorMetrics(stall_seconds=recipe.monitoring.stall_seconds)
-    server = serve(metrics, recipe.monitoring.host, recipe.monitoring.generator_port, metrics.health)
-    try:
-        with Watchdog(metrics, recipe.monitoring.warn_seconds):
-            asyncio.run(serve_run(recipe, metrics))
-    finally:
-        server.stop()
+    with watched(metrics, recipe.monitoring, recipe.monitoring.generator_port):
+        asyncio.run(serve_run(recipe, metrics))
 
 
 if __name__ == "__main__":

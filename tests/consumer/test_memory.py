@@ -19,9 +19,10 @@ from broker.ledger import DEAD_LETTERS, Entry
 from broker.schema import MAX_COMPONENTS, MAX_NAME_BYTES, Kind, Rollout, RolloutGroup, Ticket, VersionSpan, encode_group
 from broker.settings import BrokerSettings
 from consumer import memory
-from consumer.__main__ import ProcessRecipe, require_redis
+from consumer.__main__ import require_redis
 from consumer.evaluation import eval_id
 from consumer.inbox import CLAIM_COUNT
+from consumer.recipe import ProcessRecipe
 from consumer.settings import LearnerRecipe
 from tests.consumer.desk import Desk, ids
 

@@ -13,6 +13,7 @@ import pytest
 import structlog
 
 import consumer.__main__
+import consumer.recipe
 import producer.__main__
 from broker.errors import Refused
 from broker.settings import SECTIONS, load
@@ -80,7 +81,7 @@ def test_both_processes_read_what_the_launcher_wrote(path: Path, tmp_path: Path)
     recipe = read(path)
     written = tmp_path / "recipe.toml"
     written.write_text(recipe.toml())
-    learner = load(consumer.__main__.ProcessRecipe, written)
+    learner = load(consumer.recipe.ProcessRecipe, written)
     generator = load(producer.__main__.ProcessRecipe, written)
     for section in SECTIONS:
         for process in (learner, generator):

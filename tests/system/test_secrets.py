@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-import consumer.__main__
+import consumer.recipe
 import producer.__main__
 from broker.cli import process_recipe
 from broker.connection import connect, require
@@ -93,7 +93,7 @@ def ask(port: int, path: str) -> str:
         connection.close()
 
 
-@pytest.mark.parametrize("kind", [consumer.__main__.ProcessRecipe, producer.__main__.ProcessRecipe])
+@pytest.mark.parametrize("kind", [consumer.recipe.ProcessRecipe, producer.__main__.ProcessRecipe])
 def test_what_a_check_prints(
     given: tuple[list[str], dict[str, str]],
     kind: type[RecipeBase],
