@@ -34,7 +34,6 @@ class Evaluation:
     label: str
     tickets: frozenset[str]
     minimum: int  # the lowest version that a ticket of it asks for
-    labels: Labels = ()
     arrived: dict[str, tuple[bytes, RolloutGroup | None]] = field(default_factory=dict)
 
     @property
@@ -42,8 +41,8 @@ class Evaluation:
         """Every ticket has come back, answered or failed."""
         return len(self.arrived) == len(self.tickets)
 
-    def record(self) -> Record:
-        """The figures of all of it, and `by` task and level where there are several."""
+    def record(self, labels: Labels) -> Record:
+        """The figures of all of it, and `by` task and level, the `labels` of each problem, where there are several."""
         groups = [g for _, (_, g) in sorted(self.arrived.items()) if g is not None and not g.failed]
         versions = [span.policy_version for g in groups for r in g.rollouts for span in r.spans]
         return {
@@ -52,17 +51,18 @@ class Evaluation:
             "newest_version": max(versions, default=self.policy_version),
             "failed": len(self.arrived) - len(groups),
             **figures(groups),
-            "by": self._by(groups),
+            "by": _by(groups, labels),
         }
 
-    def _by(self, groups: Sequence[RolloutGroup]) -> list[Record]:
-        found: dict[tuple[str, str], list[RolloutGroup]] = {}
-        for group in groups:
-            if group.problem < len(self.labels):
-                found.setdefault(self.labels[group.problem], []).append(group)
-        if len(found) < 2:
-            return []
-        return [{"task": task, "level": level, **figures(of)} for (task, level), of in sorted(found.items())]
+
+def _by(groups: Sequence[RolloutGroup], labels: Labels) -> list[Record]:
+    found: dict[tuple[str, str], list[RolloutGroup]] = {}
+    for group in groups:
+        if group.problem < len(labels):
+            found.setdefault(labels[group.problem], []).append(group)
+    if len(found) < 2:
+        return []
+    return [{"task": task, "level": level, **figures(of)} for (task, level), of in sorted(found.items())]
 
 
 def labels_of(card: TaskCard) -> list[tuple[str, str]]:
@@ -95,7 +95,7 @@ class Evaluator:
             known = self.running.get(key)
             tickets = (known.tickets if known else frozenset()) | {ticket_id}
             lowest = min(minimum, known.minimum) if known else minimum
-            self.running[key] = Evaluation(int(version), label, tickets, lowest, self._labels)
+            self.running[key] = Evaluation(int(version), label, tickets, lowest)
 
     def ticket(self, ticket_id: str, min_policy_version: int) -> Ticket:
         """The ticket of that id, the same whenever it is issued."""
@@ -115,7 +115,7 @@ class Evaluator:
             self.ledger.mark(pipe, mark, "issued")
             self.ledger.issue(pipe, tickets)
         ids = frozenset(t.ticket_id for t in tickets)
-        self.running[version, label] = Evaluation(version, label, ids, version, self._labels)
+        self.running[version, label] = Evaluation(version, label, ids, version)
         return True
 
     def add(self, arrival: Arrival) -> None:
@@ -142,7 +142,7 @@ class Evaluator:
             self.ledger.discard(pipe, arrival.entry_id)
 
     def _finish(self, evaluation: Evaluation) -> None:
-        self._record(evaluation.record())
+        self._record(evaluation.record(self._labels))
         reached("evaluation.recorded")
         good = [(e, t) for t, (e, g) in evaluation.arrived.items() if g is not None and not g.failed]
         bad = [(e, t) for t, (e, g) in evaluation.arrived.items() if g is None or g.failed]

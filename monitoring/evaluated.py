@@ -7,57 +7,50 @@ know how answers were judged.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from broker.cli import guarded
-from broker.documents import read_object
-from broker.errors import Malformed, Refused
+from broker.errors import Refused
 from broker.run_folder import RunFolder
 from monitoring.files import replace_file
+from monitoring.progress import Evaluation, Figures, Progress
 from monitoring.recipe import resolved
 
 COLUMNS = ("problems", "samples", "pass@1", "tokens", "cut off")
 
 
-def latest(folder: RunFolder) -> dict[str, Any]:
-    """The record of the last evaluation. Raises `Refused`."""
-    found: dict[str, Any] | None = None
-    lines = folder.steps.read_bytes().splitlines() if folder.steps.exists() else []
-    for line in lines:
-        try:
-            found = read_object(line).get("eval", found)
-        except Malformed:
-            continue  # the last line of a writer that was killed
-    if not isinstance(found, dict):
+def latest(folder: RunFolder) -> Evaluation:
+    """The last evaluation. Raises `Refused`."""
+    progress = Progress(folder.steps)
+    progress.read()
+    found = progress.evaluation()
+    if found is None:
         raise Refused(f"{folder.path} holds no evaluation yet", f"see {folder.log('learner')}")
     return found
 
 
-def table(record: dict[str, Any], title: str) -> Table:
+def table(found: Evaluation, title: str) -> Table:
     """For a person, in 80 columns: all of it, and each task and level."""
-    at = [f"pass@{k}" for k in sorted(record["pass_at"], key=int) if k != "1"][-1:]
+    most = [k for k in sorted(found.pass_at, key=int) if k != "1"][-1:]
     out = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAVY)
     out.add_column("")
-    most = [f"most of {k}" for k in record["majority_at"]]
-    for column in (*COLUMNS[:3], *at, *most, *COLUMNS[3:]):
+    further = [*(f"pass@{k}" for k in most), *(f"most of {k}" for k in found.majority_at)]
+    for column in (*COLUMNS[:3], *further, *COLUMNS[3:]):
         out.add_column(column, justify="right", no_wrap=True)
-    for name, of in (("all", record), *((f"{of['task']} {of['level']}".strip(), of) for of in record["by"])):
-        rest = [*(of["pass_at"].get(a.partition("@")[2]) for a in at), *of["majority_at"].values()]
-        shown = [*map(_share, rest), _number(of["mean_length"]), _share(of["truncated_fraction"])]
-        out.add_row(name, str(of["problems"]), str(of["samples"]), _with_error(of), *shown)
+    for name, of in (("all", found), *((f"{of.task} {of.level}".strip(), of) for of in found.by)):
+        rest = [*(of.pass_at.get(k) for k in most), *of.majority_at.values()]
+        shown = [*map(_share, rest), _number(of.mean_length), _share(of.truncated_fraction)]
+        out.add_row(name, str(of.problems), str(of.samples), _with_error(of), *shown)
     return out
 
 
-def _with_error(of: dict[str, Any]) -> str:
-    error = of.get("pass_at_1_error")
-    return _share(of["pass_at_1"]) + ("" if error is None else f" ± {error:.2f}")
+def _with_error(of: Figures) -> str:
+    return _share(of.pass_at_1) + ("" if of.pass_at_1_error is None else f" ± {of.pass_at_1_error:.2f}")
 
 
 def _share(value: float | None) -> str:
@@ -74,12 +67,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="monitoring.evaluated", description="sum up an evaluation")
     parser.add_argument("folder", type=Path, help="for example runs/eval-model")
     folder = RunFolder(parser.parse_args().folder)
-    record, recipe = latest(folder), resolved(folder)
+    found, recipe = latest(folder), resolved(folder)
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-    Console().print(table(record, f"{recipe.model_name}, held-out problems"))
-    if record["failed"]:
-        print(f"  {record['failed']} problems could not be answered: `make dead-letters RECIPE={folder.recipe}`")
-    replace_file(folder.summary, json.dumps(record, indent=2).encode() + b"\n")
+    Console().print(table(found, f"{recipe.model_name}, held-out problems"))
+    if found.failed:
+        print(f"  {found.failed} problems could not be answered: `make dead-letters RECIPE={folder.recipe}`")
+    replace_file(folder.summary, found.model_dump_json(indent=2).encode() + b"\n")
     print(f"  {folder.summary}")
 
 

@@ -50,25 +50,34 @@ class StepRecord(_Line):
     staleness_histogram: dict[Count, Count]
 
 
-class Evaluated(_Line):
-    """The same of one task's problems of one level."""
+class Figures(_Line):
+    """What came of held-out problems; pass@1 and the means are None if every ticket of them failed."""
 
-    task: str
-    level: str
-    problems: Count
-    pass_at_1: Reward | None
-
-
-class Evaluation(_Line):
-    """pass@1 on held-out problems; None if every ticket of it failed."""
-
-    label: str
-    policy_version: Count
     samples: Count
     pass_at_1: Reward | None
+    problems: Count = 0
     pass_at_1_error: Reward | None = None
     pass_at: dict[str, Reward] = {}
     majority_at: dict[str, Reward] = {}
+    reward: Reward | None = None
+    mean_length: Reward | None = None
+    truncated_fraction: Reward | None = None
+
+
+class Evaluated(Figures):
+    """One task's problems of one level."""
+
+    task: str
+    level: str
+
+
+class Evaluation(Figures):
+    """All problems of one evaluation, and each task and level where there are several."""
+
+    label: str
+    policy_version: Count
+    newest_version: Count = 0
+    failed: Count = 0
     by: list[Evaluated] = []
 
 

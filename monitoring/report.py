@@ -25,6 +25,7 @@ from monitoring.progress import RECENT, VERDICTS, Progress
 from monitoring.recipe import ViewRecipe, resolved
 from monitoring.watch import began
 
+BY = ("task", "level", "problems", "pass_at_1")  # what a summary says of a task's problems of one level
 MOST_ROWS = 8  # of tasks and levels, in the table
 OUTCOMES = {
     "solved": ", solved: every group scores alike, above 0",
@@ -70,7 +71,7 @@ def summarise(folder: Path) -> dict[str, Any]:
         "pass_at_1_end_samples": end.samples if end else 0,
         "pass_at": {"start": start.pass_at if start else {}, "end": end.pass_at if end else {}},
         "majority_at": {"start": start.majority_at if start else {}, "end": end.majority_at if end else {}},
-        "pass_at_1_end_by": [of.model_dump() for of in end.by] if end else [],
+        "pass_at_1_end_by": [of.model_dump(include=set(BY)) for of in end.by] if end else [],
         "staleness_mean": whole.staleness_mean,
         "staleness_max": whole.staleness_max,
         "max_staleness": recipe.run.max_staleness,

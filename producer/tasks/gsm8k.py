@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import re
 
-from producer.tasks.base import FixedTask, Part, Problem, Scoring
-from producer.tasks.formats import asked
+from producer.tasks.base import FixedTask, Part, Problem
+from producer.tasks.formats import asked, scored_by
 from producer.tasks.rows import Row, sources, splits
 from producer.tasks.settings import Gsm8kSettings
 
-VERIFIER = "producer.verifiers.numeric:score"
 HUB_NAME = "openai/gsm8k:main"
 
 
@@ -33,5 +32,4 @@ def make(settings: Gsm8kSettings) -> FixedTask:
 
     found = sources(settings.path, None, None if settings.path else HUB_NAME, ("train", "test"))
     train, held_out = splits(found, read, settings.held_out)
-    scoring = Scoring(VERIFIER, {"answer": list(settings.answer)}, ("correct", "formatted"))
-    return FixedTask("gsm8k", train, held_out, (Part("gsm8k", scoring),))
+    return FixedTask("gsm8k", train, held_out, (Part("gsm8k", scored_by("numeric", settings.answer)),))

@@ -8,9 +8,10 @@ from __future__ import annotations
 import string
 
 from broker.errors import Refused
-from producer.tasks.base import FixedTask, Part, Problem, Scoring
+from producer.tasks.base import FixedTask, Part
 from producer.tasks.custom import scoring_of
-from producer.tasks.rows import Row, sources, splits, text, wanted
+from producer.tasks.formats import scored_by
+from producer.tasks.rows import Row, problems_of, text
 from producer.tasks.settings import JsonlSettings
 
 
@@ -18,18 +19,13 @@ def make(settings: JsonlSettings) -> FixedTask:
     """Raises `Refused`."""
     fields = _fields(settings.template)
 
-    def read(row: Row) -> Problem:
+    def read(row: Row) -> tuple[str, str]:
         prompt = settings.template.format_map({field: text(row, field) for field in fields})
-        level = str(row.get(settings.level_field, "")) if settings.level_field else ""
-        return Problem(prompt, text(row, settings.answer_field), level)
+        return prompt, text(row, settings.answer_field)
 
-    found = sources(settings.path, settings.held_out_path, settings.hub, settings.hub_splits)
-    train, held_out = splits([wanted(source, settings.only) for source in found], read, settings.held_out)
-    if ":" in settings.verifier:
-        scoring = scoring_of(settings.verifier)
-    else:
-        verifier = f"producer.verifiers.{settings.verifier}:score"
-        scoring = Scoring(verifier, {"answer": list(settings.answer)}, ("correct", "formatted"))
+    train, held_out = problems_of(settings, read)
+    own = ":" in settings.verifier
+    scoring = scoring_of(settings.verifier) if own else scored_by(settings.verifier, settings.answer)
     return FixedTask("jsonl", train, held_out, (Part("jsonl", scoring),))
 
 

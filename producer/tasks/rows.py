@@ -16,6 +16,7 @@ from typing import Any
 
 from broker.errors import Refused
 from producer.tasks.base import Problem
+from producer.tasks.settings import RowsSettings
 
 SPLIT_SEED = "headrace rows 1"
 Row = dict[str, Any]
@@ -62,11 +63,23 @@ def splits(found: Sequence[Source], read: Reader, held_out: int) -> tuple[tuple[
     rng = random.Random(SPLIT_SEED)
     order = sorted(range(len(pool)), key=lambda _: rng.random())
     aside = order[:held_out]
-    kept = first if len(found) > 1 else [pool[i] for i in range(len(pool)) if i not in set(aside)]
+    kept = first if len(found) > 1 else [pool[i] for i in sorted(order[held_out:])]
     return tuple(kept), tuple(pool[i] for i in aside)
 
 
-def wanted(source: Source, only: Mapping[str, Sequence[str]]) -> Source:
+def problems_of(
+    settings: RowsSettings, read: Callable[[Row], tuple[str, str]]
+) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:
+    """To train on and held out, as a section describes it; `read` gives prompt and gold of a row. Raises `Refused`."""
+
+    def problem(row: Row) -> Problem:
+        return Problem(*read(row), str(row.get(settings.level_field, "")) if settings.level_field else "")
+
+    found = sources(settings.path, settings.held_out_path, settings.hub, settings.hub_splits)
+    return splits([_wanted(source, settings.only) for source in found], problem, settings.held_out)
+
+
+def _wanted(source: Source, only: Mapping[str, Sequence[str]]) -> Source:
     """Its rows that have one of these values in each of these fields."""
     rows = (r for r in source.rows if not isinstance(r, dict) or all(str(r.get(f)) in vs for f, vs in only.items()))
     return Source(source.name, rows)

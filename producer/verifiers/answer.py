@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from producer.tasks.base import Problem, Verdict
+from producer.verifiers.braces import closing
 
 LONGEST = 2000  # characters of an answer; a longer one is none
 ECHO = 24  # characters of a prompt from which on its repetition is an echo
@@ -80,13 +81,9 @@ def _boxed(text: str) -> list[tuple[int, str]]:
     for match in BOX.finditer(text):
         if match.start() < end:
             continue
-        depth = 1
-        for at in range(match.end(), min(len(text), match.end() + 2 * LONGEST)):
-            depth += (text[at] == "{") - (text[at] == "}")
-            if depth == 0:
-                out.append((match.start(), text[match.end() : at]))
-                end = at
-                break
+        if (at := closing(text, match.end(), 2 * LONGEST)) is not None:
+            out.append((match.start(), text[match.end() : at]))
+            end = at
     return out
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from producer.verifiers.braces import closing
+
 SYNONYMS = {
     "\u2212": "-", "\u2013": "-", "\u00d7": "\\times ", "\u00b7": "\\cdot ", "\u22c5": "\\cdot ", "\u00f7": "/",
     "\u03c0": "\\pi ", "\u221e": "\\infty ", "\u222a": "\\cup ", "\u2229": "\\cap ", "\u2264": "\\le ",
@@ -100,11 +102,9 @@ def _unwrapped(text: str) -> str:
 def _marked(text: str) -> str:
     """Text commands gone, their content between marks."""
     while match := _TEXT.search(text):
-        depth, at = 1, match.end()
-        while at < len(text) and depth:
-            depth += (text[at] == "{") - (text[at] == "}")
-            at += 1
-        text = f"{text[: match.start()]}{MARK}{text[match.end() : at - 1]}{MARK}{text[at:]}"
+        end = closing(text, match.end())
+        at = len(text) - 1 if end is None else end
+        text = f"{text[: match.start()]}{MARK}{text[match.end() : at]}{MARK}{text[at + 1 :]}"
     return text
 
 

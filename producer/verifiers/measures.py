@@ -56,6 +56,7 @@ def _singular(name: str) -> str:
 
 
 def same_measure(a: Fraction, unit: str, b: Fraction, other: str) -> bool:
+    """Equal numbers of one unit, or of a unit and none; a percentage is also its number over 100."""
     if unit == other:
         return a == b
     if "%" in (unit, other):

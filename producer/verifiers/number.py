@@ -1,7 +1,7 @@
 r"""Numbers as people write them, read exactly.
 
-Invariant: what is read is a rational number that was written down, never one that was left to calculate: `1/2` and
-`2^{10}`-free; no string takes longer than its length. Refuses to know sympy.
+Invariant: what is read is a rational number that was written down (`1/2` is one), never one that was left to calculate
+(`2^{10}` is not); no string takes longer than its length. Refuses to know sympy.
 """
 
 from __future__ import annotations

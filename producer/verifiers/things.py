@@ -19,9 +19,8 @@ from producer.verifiers.number import read_number
 Kind = Literal["one", "list", "set", "tuple", "interval", "union", "matrix", "relation"]
 PARTS = 64  # of one thing
 UNORDERED = ("list", "set", "union")
-BRACKETS = {"(": ")", "[": "]", "{": "}"}
 RELATIONS = ("\\le", "\\ge", "\\ne", "<", ">", "=", "\\in")
-TURNED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "=": "=", "\\ne": "\\ne"}
+TURNED = {">": "<", "\\ge": "\\le"}  # read from the other side
 NAMED = re.compile(r"\\?[A-Za-z]+(?:_\{?\w+\}?|')?(?:\s*\(\s*\w+\s*\))?")
 MATRIX = re.compile(r"\\begin\s*\{([pbBvV]?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\s*\{\1\}", re.DOTALL)
 LETTER = re.compile(r"^\x00\s*\(?([A-Z])\)?\s*\x00$")  # of a choice
@@ -45,7 +44,8 @@ def thing(text: str) -> Thing:
         return _matrix(text, match[1], match[2])
     for sign in (r"\cup", r"\pm"):
         if len(halves := split(text, sign)) > 1:
-            return _union(text, halves) if sign == r"\cup" else _two(text, halves)
+            parts = tuple(map(thing, halves[:PARTS])) if sign == r"\cup" else ()
+            return Thing("union", text, parts) if parts else _two(text, halves)
     items = split(text, ",", r"\x00\s*(?:and|or)\s*\x00|\band\b|\bor\b|;")
     if not (len(items) > 1 and all(map(_relation, items))) and (relation := _relation(text)) is not None:
         return relation  # x = 1, 2 says two values of x; x = 1, y = 2 are two equations
@@ -143,10 +143,6 @@ def _matrix(text: str, kind: str, body: str) -> Thing:
     return Thing("matrix", text, cells, "|" if kind in ("vmatrix", "Vmatrix") else "")
 
 
-def _union(text: str, halves: Sequence[str]) -> Thing:
-    return Thing("union", text, tuple(map(thing, halves[:PARTS])))
-
-
 def _two(text: str, halves: Sequence[str]) -> Thing:
     """a ± b is two values."""
     if len(halves) != 2:
@@ -157,15 +153,9 @@ def _two(text: str, halves: Sequence[str]) -> Thing:
 def _relation(text: str) -> Thing | None:
     for sign in RELATIONS:
         sides = split(text, sign)
-        if len(sides) == 2 and all(sides):
-            left, right = sides
-            if sign in (">", "\\ge"):
-                left, right, sign = right, left, TURNED[sign]
-            return Thing("relation", text, (thing(left), thing(right)), sign)
-        if len(sides) > 2:
+        if len(sides) > 2 or (len(sides) == 2 and all(sides)):
             parts = tuple(map(thing, sides[:PARTS]))
-            turned = sign in (">", "\\ge")
-            return Thing("relation", text, parts[::-1] if turned else parts, TURNED[sign] if turned else sign)
+            return Thing("relation", text, parts[::-1] if sign in TURNED else parts, TURNED.get(sign, sign))
     return None
 
 

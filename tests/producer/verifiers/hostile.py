@@ -27,7 +27,7 @@ HOSTILE: dict[str, str] = {
     "an unfinished box": "\\boxed{18",
     "an empty box": "\\boxed{}",
     "left to calculate by a program": BOX % "int('18')",
-    "a program": BOX % "__import__('os').system('touch /tmp/headrace-was-here') or 18",
+    "a program": BOX % "__import__('os').system('touch headrace-was-here') or 18",
     "an attribute": BOX % "().__class__.__bases__[0].__subclasses__()",
     "an input": BOX % "\\input{/etc/passwd}",
     "a definition": "\\def\\x{18}" + BOX % "\\x",

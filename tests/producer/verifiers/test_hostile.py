@@ -34,17 +34,18 @@ def verdicts(verifier: str, texts: list[str]) -> tuple[list[Verdict], set[int]]:
 
 
 @pytest.mark.parametrize("verifier", ["numeric", "symbolic"])
-def test_none_scores_and_each_costs_its_neighbours_nothing(verifier: str) -> None:
-    mark = Path("/tmp/headrace-was-here")
-    mark.unlink(missing_ok=True)
-    before = set(Path("/tmp").iterdir())
+def test_none_scores_and_each_costs_its_neighbours_nothing(
+    verifier: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # which workers inherit
+    before = set(Path.cwd().iterdir())
     texts = [text for hostile in HOSTILE.values() for text in (hostile, GOOD)]
     found, pids = verdicts(verifier, texts)
     names = list(HOSTILE)
     assert [name for name, verdict in zip(names, found[::2], strict=True) if verdict.reward] == []
     assert [name for name, verdict in zip(names, found[1::2], strict=True) if verdict.reward != 1.0] == []
-    assert not mark.exists()
-    assert not [path for path in set(Path("/tmp").iterdir()) - before if path.name.startswith("headrace")]
+    assert set(Path.cwd().iterdir()) == before
+    assert not list(tmp_path.iterdir())
     assert not [pid for pid in pids if psutil.pid_exists(pid)]
     slow = [name for name, verdict in zip(names, found[::2], strict=True) if verdict.failed]
     assert len(slow) <= 3, slow  # the kill is the last resort, not the rule
