@@ -24,8 +24,9 @@ def score(completion: str, problem: Problem, *, answer: Sequence[str] = ("tags",
 
 
 def normal(text: str) -> str:
-    """Composed characters, single spaces, no quotation marks or full stop around it."""
+    """Composed characters, single spaces, no quotation marks, asterisks or full stop around it."""
     text = re.sub(r"\s+", " ", unicodedata.normalize("NFC", text)).strip()
+    text = re.sub(r"^\*\*(.+)\*\*$", r"\1", text)
     while len(text) > 1 and (text[0], text[-1]) in (('"', '"'), ("'", "'"), ("`", "`"), ("“", "”"), ("$", "$")):
         text = text[1:-1].strip()
     return text.rstrip(".").strip() or text
