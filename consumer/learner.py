@@ -1,4 +1,4 @@
-"""The learner: claims groups, waits by rule W, trains, publishes, checkpoints, and evaluates on the way.
+"""The learner: trains batch by batch, publishes, checkpoints, and evaluates on the way.
 
 Invariant: a step exists once its MULTI is committed; `trained` is final once a durable checkpoint holds it; what lies
 between is repeated after a crash, in the order that the journal names. Refuses to know text, and how gradients come
@@ -16,17 +16,17 @@ from typing import Any
 import redis
 import structlog
 
-from broker.joining import alive
 from broker.keys import Keys
 from broker.points import reached
 from broker.policy import PolicyStore
 from broker.run_folder import RunFolder
 from broker.streams import RolloutStream, forget_generators
-from consumer.buffer import Bound, Held, StalenessBuffer, Wait
+from consumer.buffer import Held, StalenessBuffer
 from consumer.dispatch import Dispatch
 from consumer.durability import Durability
 from consumer.evaluation import Evaluator
 from consumer.inbox import Inbox
+from consumer.intake import Intake
 from consumer.memory import most
 from consumer.position import Position
 from consumer.publisher import Publisher
@@ -60,6 +60,7 @@ class Learner:
     streak: Streak = field(default_factory=Streak)
     buffer: StalenessBuffer = field(init=False)
     inbox: Inbox = field(init=False)
+    intake: Intake = field(init=False)
     publisher: Publisher = field(init=False)
     durability: Durability = field(init=False)
     recovery: Recovery = field(init=False)
@@ -71,6 +72,21 @@ class Learner:
             self.rollouts, self.dispatch, self.buffer, self.evaluator, self.tally, self.metrics, self.streak
         )
         self.publisher = Publisher(self.policy, self._named_versions, self.metrics)
+        self.intake = Intake(
+            self.recipe,
+            self.client,
+            self.keys,
+            self.inbox,
+            self.buffer,
+            self.dispatch,
+            self.publisher,
+            self.evaluator,
+            self.tally,
+            self.metrics,
+            self.streak,
+            self.at,
+            self.clock,
+        )
         self.durability = Durability(self.recipe, self.dispatch, self.trainer, self.metrics, self.at)
         parts = (self.rollouts, self.dispatch, self.policy, self.trainer, self.evaluator, self.metrics)
         self.recovery = Recovery(self.recipe, *parts, self.durability, self.fill, self.at)
@@ -88,7 +104,7 @@ class Learner:
             self.log.info("objective", preset=of.preset, changed=of.overridden)
             while self.at.step < self.recipe.run.steps:
                 self._stay_durable()
-                batch = self._next_batch()
+                batch = self.intake.next_batch()
                 if batch is None:
                     outcome = self.streak.outcome
                     break
@@ -101,7 +117,7 @@ class Learner:
             self.evaluator.start(self.dispatch.version, "end")
             reached("learner.steps-done")
             self._wait_durable(self.durability.finish)
-            self._drain_evaluations()
+            self.intake.drain_evaluations()
             self.tally.ended(outcome, self.dispatch.ledger.verdicts())
         finally:
             self.publisher.close()
@@ -189,51 +205,6 @@ class Learner:
             wait(self.publisher.barrier())
         self.metrics.waiting("none")
 
-    # -- what to train on ----------------------------------------------------------------------------------------
-
-    def _bound(self) -> Bound:
-        at, run, of = self.at, self.recipe.run, self.recipe.learner
-        return Bound(at.version, at.steps_at_version, run.max_staleness, of.groups_per_step, of.publish_every)
-
-    def _next_batch(self) -> list[Held] | None:
-        """The next batch; None if the run has nothing left to learn from. Waits with a named reason."""
-        started, settings = time.perf_counter(), self.recipe.learner
-        if self.buffer.order == "strict":
-            self.publisher.wait()  # replacements and new tickets must be numbered in the same order in every run
-        while True:
-            self._consume()
-            if settings.stop_when_solved and self.streak.length >= settings.max_degenerate_in_a_row:
-                return None
-            found = self.buffer.take(self.dispatch.waiting(), self._bound())
-            if not isinstance(found, Wait):
-                self.tally.waited(time.perf_counter() - started)
-                self.metrics.waiting("none")
-                return found
-            self.publisher.check()
-            self._wait(found)
-
-    def _consume(self) -> None:
-        verdicts = self.buffer.consumed(self.dispatch.waiting(), self._bound())
-        self.dispatch.consume(verdicts)
-        if verdicts:
-            reached("learner.consumed")
-        for held, verdict in verdicts:
-            self.tally.consumed(held.group, verdict)
-            if verdict == "failed":
-                self.log.warning("a group failed", ticket=held.group.ticket_id, reason=held.group.failed)
-            if verdict == "degenerate":
-                self.streak.consumed(held.group)
-
-    def _wait(self, why: Wait) -> None:
-        reason = why.reason if self._anyone_alive() else "no live generator"
-        self.metrics.waiting(reason, why.ticket_id)
-        with self.metrics.phase("wait"):
-            self.inbox.take_in()
-
-    def _anyone_alive(self) -> bool:
-        raw: Any = self.client.hgetall(self.keys.generators)
-        return alive(raw, self.clock()) > 0
-
     def _named_versions(self) -> set[int]:
         """In a deterministic run every version that a ticket may still ask for is kept."""
         if not self.recipe.run.deterministic:
@@ -243,9 +214,3 @@ class Learner:
             *self.dispatch.named_versions(),
             *(evaluation.minimum for evaluation in list(self.evaluator.running.values())),
         }
-
-    def _drain_evaluations(self) -> None:
-        while self.evaluator.running:
-            self.metrics.waiting("evaluation" if self._anyone_alive() else "no live generator")
-            self.inbox.take_in()
-        self.metrics.waiting("none")
