@@ -12,6 +12,7 @@ from typing import Any
 
 import redis
 
+from broker.coursebook import observed_in
 from broker.errors import Malformed
 from broker.fence import Mark
 from broker.keys import Keys
@@ -82,6 +83,11 @@ class Cut:
         }
         unsettled = {name: value for name, value in train.unsettled.items() if name not in final}
         return replace(self, pages={**self.pages, "train": Page(counters, unsettled)})
+
+    @property
+    def observed(self) -> int:
+        """How many observations of train groups there were."""
+        return observed_in(self.pages["train"].counters)
 
     def named_versions(self) -> frozenset[int]:
         """The policy versions that open tickets ask for."""

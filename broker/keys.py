@@ -57,7 +57,8 @@ class Keys:
         return self._key("unsettled", kind)
 
     def ledger(self, kind: str) -> str:
-        """Hash of counters: issued, each verdict, and (train) sequence, step, policy_version, drawn:PART."""
+        """Hash of counters: issued, each verdict, and (train) sequence, step, policy_version, observed,
+        drawn:PART, walked:PART."""
         return self._key("ledger", kind)
 
     @property
@@ -69,6 +70,16 @@ class Keys:
     def journal(self) -> str:
         """List of the steps committed since the last durable checkpoint, oldest first."""
         return self._key("journal")
+
+    @property
+    def observations(self) -> str:
+        """List of how groups did since the last durable checkpoint, oldest first: what a curriculum goes by."""
+        return self._key("observations")
+
+    @property
+    def since_checkpoint(self) -> tuple[str, str]:
+        """Lists that every durable checkpoint makes shorter."""
+        return self.journal, self.observations
 
     @property
     def policy(self) -> str:

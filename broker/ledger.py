@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import redis
 
+from broker.coursebook import Coursebook
 from broker.cut import Cut, Open, Page
 from broker.documents import read_json
 from broker.errors import Malformed, Refused
@@ -25,7 +26,6 @@ from broker.scripts import DEAD_LETTER, LOCATE
 
 Verdict = Literal["trained", "degenerate", "stale", "failed", "evaluated"]
 VERDICTS: tuple[Verdict, ...] = ("trained", "degenerate", "stale", "failed", "evaluated")
-DRAWN = "drawn:"  # and the number of a part
 # An audit log that strangers can write to: what is kept of each dead letter (characters, bytes), and of how many.
 DEAD_LETTER_ID, DEAD_LETTER_REASON, DEAD_LETTER_BYTES, DEAD_LETTERS = 64, 1024, 4096, 1000
 
@@ -97,6 +97,7 @@ class Ledger:
         self._client, self._keys, self.kind, self._clock = client, keys, kind, clock
         self._books, self._unsettled = keys.ledger(kind), keys.unsettled(kind)
         self.fence = fence or Fence(client, keys)
+        self.course = Coursebook(client, keys)
 
     @contextmanager
     def transaction(self, known: Mark | None = None) -> Iterator[Any]:
@@ -125,21 +126,12 @@ class Ledger:
         if count:
             pipe.ltrim(self._keys.requeue, count, -1)
 
-    def drew(self, pipe: Any, parts: Mapping[int, int]) -> None:
-        """So many problems of each part were drawn anew. A counter, so that every cut holds it."""
-        for part, count in parts.items():
-            pipe.hincrby(self._books, f"{DRAWN}{part}", count)
-
-    def drawn(self) -> dict[int, int]:
-        """Part → how many of its problems were drawn, requests not counted."""
-        return {int(k.removeprefix(DRAWN)): int(v) for k, v in self.books().items() if k.startswith(DRAWN)}
-
     def rewrite(self, pipe: Any, page: Page, tickets: Iterable[Ticket]) -> None:
         """Begin the books and streams of this kind anew from `page`, whose open tickets are `tickets`."""
         for stream, group in self._keys.streams(self.kind).values():
             pipe.delete(stream)
             pipe.xgroup_create(stream, group, id="0", mkstream=True)
-        pipe.delete(self._books, self._unsettled, *([self._keys.journal] if self.kind == "train" else []))
+        pipe.delete(self._books, self._unsettled, *(self._keys.since_checkpoint if self.kind == "train" else []))
         if page.counters:
             pipe.hset(self._books, mapping=dict(page.counters))
         for ticket in tickets:

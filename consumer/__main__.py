@@ -78,6 +78,7 @@ def build(recipe: ProcessRecipe, metrics: LearnerMetrics, ranks: Ranks) -> Learn
         card.train,
         recipe.run.seed,
         card.parts,
+        settings.course,
     )
     policy = PolicyStore(client, keys, recipe.policy_directory, recipe.policy.keep, recipe.policy.lease_seconds)
     tally = StepTally(folder.steps, recipe.run.steps, metrics)

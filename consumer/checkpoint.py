@@ -26,6 +26,7 @@ from broker.errors import Malformed, Refused
 from broker.files import flush, room_for, sha256
 from broker.points import reached
 from consumer.document import read_document
+from consumer.history import History
 
 STATE, DOCUMENT = "state.safetensors", "checkpoint.json"
 
@@ -49,6 +50,10 @@ class Checkpoint:
             return Cut.decode(self.document.get("cut"))
         except Malformed:
             raise _damaged(self.folder) from None
+
+    def history(self, longest_rest: int) -> History:
+        """How groups had done when its newest step was committed. Raises `Refused`."""
+        return History.decode(self.document.get("history", []), longest_rest, self.cut.observed)
 
     @cached_property
     def settled(self) -> Cut:

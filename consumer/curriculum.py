@@ -1,72 +1,123 @@
-"""Which problems the next regular tickets ask for: every part by its weight, and each problem of a part once per epoch.
+"""Which problems the next regular tickets ask for: every part by its weight, and of a part what its course chooses.
 
-Invariant: what comes next is a function of the seed, the parts and how many problems each part has given so far; and
-those counts never stray from the parts' shares by as much as one problem. Refuses to know tickets, Redis and rewards.
+Invariant: what comes next is a function of the seed, the parts, the counters and the observations; they change when the
+books have changed, never before. Parts' counts never stray from their shares by as much as one problem. Refuses to know
+tickets, Redis and rewards.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
+from broker.coursebook import Observation, Standing
 from broker.schema import PartCard
+from consumer.choice import Course, Look, Walk
+from consumer.history import STATES, History, Memory, Record
 
 ROUNDING = 1e-9  # of shares times draws, in float64
 
 
-@lru_cache(maxsize=16)  # parts take turns: an order that is made anew for each draw would be felt
-def _epoch(seed: int, epoch: int, problems: int, part: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    return np.random.default_rng([seed, epoch, part] if part else [seed, epoch]).permutation(problems)
-
-
-def problem_of(seed: int, position: int, problems: int, part: int = 0) -> int:
-    """What a part of so many problems gives at `position`: each once per epoch, shuffled by seed, epoch and part."""
-    return int(_epoch(seed, position // problems, problems, part)[position % problems])
-
-
 @dataclass(frozen=True)
 class Draw:
-    """Problems, in order, and how many of them each part gave."""
+    """What a commit adds: problems that are asked for, in order, and what was observed before they were chosen."""
 
     problems: tuple[int, ...]
-    parts: Mapping[int, int]
+    drawn: Mapping[int, int]  # part → how many of the problems it gave
+    walked: Mapping[int, int]  # part → how many positions of its epochs that took
+    observed: tuple[Observation, ...] = ()
 
 
 class Curriculum:
-    """How far each part has been walked."""
+    """The walks of all parts, and what is remembered of their problems."""
 
-    def __init__(self, seed: int, parts: Sequence[PartCard]) -> None:
-        self._seed, self._sizes = seed, [part.train for part in parts]
-        self._first = [0, *accumulate(self._sizes)]
+    def __init__(self, seed: int, parts: Sequence[PartCard], course: Course | None = None) -> None:
+        self.course = course or Course()
+        self._first = [0, *accumulate(part.train for part in parts)]
         weights = np.array([part.weight if part.train else 0.0 for part in parts])  # (parts,)
         self._shares = weights / weights.sum()
-        self.drawn = [0] * len(parts)
+        self.walks = [Walk(self.course, seed, number, part.train) for number, part in enumerate(parts)]
+        self.memory = Memory(History(self.course.longest_rest))
 
-    def resume(self, drawn: Mapping[int, int]) -> None:
-        """Go on from what each part has given; a part that is not named has given nothing."""
-        self.drawn = [drawn.get(part, 0) for part in range(len(self._sizes))]
+    def remember(self, history: History) -> None:
+        """A checkpoint holds this history."""
+        self.memory = Memory(history)
 
-    def next(self, count: int) -> Draw:
-        """The next `count` problems. They count as drawn once `drew` says so: a commit can fail."""
-        counts, problems, parts = np.array(self.drawn), [], Counter[int]()
+    def resume(self, standing: Standing) -> None:
+        """Go on from what the books say, and from what is remembered; a part they do not name has given nothing."""
+        self.memory.resume(standing.observed, standing.latest)
+        drawn, walked = standing.drawn, standing.walked
+        self.walks = [
+            replace(walk, drawn=drawn.get(walk.part, 0), walked=walked.get(walk.part, 0)) for walk in self.walks
+        ]
+        self._learn(self.memory.now.problems)
+
+    def observation(self, problem: int, solved: int, attempts: int) -> tuple[Observation, ...]:
+        """What is noted of a group; nothing by a course that does not look at it."""
+        if not self.course.observes or not attempts:
+            return ()
+        return (Observation(problem, self.walks[self._part_of(problem)].epoch, solved, attempts),)
+
+    def next(self, count: int, asked: Collection[int] = (), observed: Sequence[Observation] = ()) -> Draw:
+        """The next `count` problems, these having been observed; `asked`: problems that tickets in play ask for.
+
+        It all counts once `drew` says so: a commit can fail.
+        """
+        looks = self._ahead(asked, observed)
+        counts, problems = np.array([walk.drawn for walk in self.walks]), []
         for _ in range(count):
             part = self._turn(counts)
-            position = int(counts[part])
-            problems.append(self._first[part] + problem_of(self._seed, position, self._sizes[part], part))
+            problems.append(self._first[part] + looks[part].next())
             counts[part] += 1
-            parts[part] += 1
-        return Draw(tuple(problems), parts)
+        return Draw(
+            tuple(problems),
+            +Counter({part: look.drawn - look.walk.drawn for part, look in enumerate(looks)}),
+            +Counter({part: look.walked - look.walk.walked for part, look in enumerate(looks)}),
+            tuple(observed),
+        )
 
     def drew(self, draw: Draw) -> None:
-        """Tickets with these problems are out."""
-        for part, count in draw.parts.items():
-            self.drawn[part] += count
+        """The books say so."""
+        for walk in self.walks:
+            walk.drawn += draw.drawn.get(walk.part, 0)
+            walk.walked += draw.walked.get(walk.part, 0)
+        self.memory.observe(draw.observed)
+        self._learn([seen.problem for seen in draw.observed])
+
+    def summary(self) -> dict[str, Any]:
+        """For people: how far through its problems each part is, and how those did that were observed."""
+        epochs = [walk.walked / max(1, walk.size) for walk in self.walks]
+        states = self.memory.now.states
+        return {"epochs": epochs, "problems": {s: states[s] for s in STATES} if self.course.observes else {}}
+
+    def _ahead(self, asked: Collection[int], observed: Sequence[Observation]) -> list[Look]:
+        foreseen = self.memory.now.foreseen(observed)
+
+        def look(walk: Walk) -> Look:
+            first, end = self._first[walk.part], self._first[walk.part + 1]
+
+            def record(problem: int) -> Record:
+                return foreseen.get(first + problem) or self.memory.now[first + problem]
+
+            ours, changed = ([p - first for p in problems if first <= p < end] for problems in (asked, foreseen))
+            return walk.ahead(ours, record, changed)
+
+        return [look(walk) for walk in self.walks]
+
+    def _learn(self, problems: Collection[int]) -> None:
+        for problem in problems:
+            if problem < self._first[-1]:  # else it was observed of another task
+                part = self._part_of(problem)
+                self.walks[part].learn(problem - self._first[part], self.memory.now[problem])
+
+    def _part_of(self, problem: int) -> int:
+        return bisect_right(self._first, problem) - 1
 
     def _turn(self, counts: np.ndarray[Any, np.dtype[np.int64]]) -> int:
         """The part whose turn it is, after Tijdeman, The chairman assignment problem (1980).

@@ -10,27 +10,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from broker.cut import Page
+from broker.cut import Cut, Page
 from broker.ledger import Entry, Ledger, Verdict
 from broker.policy import PolicyStore
 from broker.schema import Ticket
 from broker.streams import Arrival
-from broker.ticket_id import TicketId
 from consumer.buffer import Held
-from consumer.curriculum import Curriculum, Draw
 from consumer.cuts import Cuts
+from consumer.history import History
+from consumer.issuer import Issue, Issuer, Result
 from consumer.tickets import Flow
-
-
-@dataclass(frozen=True)
-class Issue:
-    """Tickets about to be issued, and how many requests in Redis are met, or cannot be, with them."""
-
-    tickets: Sequence[Ticket]
-    requests: int
-    draw: Draw  # what else they ask for: the curriculum's choice
 
 
 @dataclass
@@ -41,19 +31,19 @@ class Dispatch:
     policy: PolicyStore
     flow: Flow
     version: int = -1
-    issued: int = 0
     trained: int = 0
     in_play: dict[str, int] = field(default_factory=dict)  # every ticket that holds credit, in order of issue
     taken: set[str] = field(default_factory=set)  # those of them that are in a batch
     journal: list[Entry] = field(default_factory=list)  # steps since the last durable checkpoint
     entry_ids: dict[str, bytes] = field(default_factory=dict)  # of trained groups that are not final yet
     cuts: Cuts = field(init=False)  # guarded by the lock as well
-    curriculum: Curriculum = field(init=False)  # and this
+    issuer: Issuer = field(init=False)  # and this
+    results: dict[str, Result] = field(default_factory=dict)  # of groups in a batch
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
         self.cuts = Cuts(self.ledger)
-        self.curriculum = self.flow.curriculum()
+        self.issuer = Issuer(self.ledger, self.flow)
 
     def open(self, version: int) -> None:
         """First start: point to `version` (already uploaded) and issue the first tickets."""
@@ -63,7 +53,7 @@ class Dispatch:
             with self.ledger.transaction() as pipe:
                 self.policy.point(pipe, version)
                 self.ledger.mark(pipe, "policy_version", str(version))
-                self._issue(pipe, issue)
+                self.issuer.write(pipe, issue)
             self._issued(issue)
 
     def resume(self, version: int) -> None:
@@ -73,11 +63,10 @@ class Dispatch:
             self.journal = self.ledger.entries()
             since = {t for entry in self.journal for t in entry.tickets}
             held = self._unpublished()
-            self.issued = self.ledger.count("issued")
-            self.curriculum.resume(self.ledger.drawn())
+            self.issuer.resume()
             self.trained = self.ledger.count("trained") + len(since)
             self.in_play = {t: m for t, m in self.ledger.unsettled().items() if t not in since or t in held}
-            self.taken, self.entry_ids = set(held), {}
+            self.taken, self.entry_ids, self.results = set(held), {}, {}
             self.cuts.clear()
             if self.journal:
                 self.cuts.take(self.journal[-1].step)
@@ -88,7 +77,7 @@ class Dispatch:
             issue = self._next(self._credit())
             if issue.tickets:
                 with self.ledger.transaction() as pipe:
-                    self._issue(pipe, issue)
+                    self.issuer.write(pipe, issue)
                 self._issued(issue)
 
     def tickets(self, page: Page) -> list[Ticket]:
@@ -117,6 +106,7 @@ class Dispatch:
             for held in batch:
                 self.taken.add(held.group.ticket_id)
                 self.entry_ids[held.group.ticket_id] = held.entry_id
+                self.results[held.group.ticket_id] = Result.of(held.group)
 
     def consume(self, verdicts: Sequence[tuple[Held, Verdict]]) -> None:
         """Verdicts that are final at once: settle and issue one replacement each, in one MULTI."""
@@ -124,13 +114,13 @@ class Dispatch:
             return
         with self.lock:
             gone = [held.group.ticket_id for held, _ in verdicts]
-            issue = self._next(self._credit(freed=gone))
+            issue = self._next(self._credit(freed=gone), gone, [Result.of(held.group) for held, _ in verdicts])
             with self.ledger.transaction() as pipe:
                 for held, verdict in verdicts:
                     self.ledger.settle(pipe, [(held.entry_id, held.group.ticket_id)], verdict)
                     if verdict == "failed":
                         self.ledger.dead_letter(pipe, held.group.ticket_id, held.group.failed, b"")
-                self._issue(pipe, issue)
+                self.issuer.write(pipe, issue)
             for ticket_id in gone:
                 del self.in_play[ticket_id]
             self._issued(issue)
@@ -141,11 +131,11 @@ class Dispatch:
             if not self.expects(arrival.ticket_id):
                 self.discard(arrival, reason)
                 return
-            issue = self._next(self._credit(freed=[arrival.ticket_id]))
+            issue = self._next(self._credit(freed=[arrival.ticket_id]), [arrival.ticket_id])
             with self.ledger.transaction() as pipe:
                 self.ledger.dead_letter(pipe, arrival.ticket_id, reason, arrival.payload)
                 self.ledger.settle(pipe, [(arrival.entry_id, arrival.ticket_id)], "failed")
-                self._issue(pipe, issue)
+                self.issuer.write(pipe, issue)
             del self.in_play[arrival.ticket_id]
             self._issued(issue)
 
@@ -165,22 +155,25 @@ class Dispatch:
             previous = self.version
             self.version = version if publish else previous
             try:
-                issue = self._next(self._credit(freed, trained=len(batch)) if publish else 0)
+                credit = self._credit(freed, trained=len(batch)) if publish else 0
+                issue = self._next(credit, freed, [self.results[t] for t in batch])
                 with self.ledger.transaction() as pipe:
                     self.ledger.journal(pipe, entry)
                     if publish:
                         self.policy.point(pipe, version)
-                        self._issue(pipe, issue)
+                    self.issuer.write(pipe, issue)
             except BaseException:
                 self.version = previous
                 raise
             self.journal.append(entry)
             self.trained += len(batch)
+            self._issued(issue)
+            for ticket_id in batch:
+                del self.results[ticket_id]
             for ticket_id in freed:
                 self.in_play.pop(ticket_id, None)
                 self.taken.discard(ticket_id)
             if publish:
-                self._issued(issue)
                 self.cuts.take(step)
 
     def named_versions(self) -> set[int]:
@@ -188,8 +181,17 @@ class Dispatch:
         with self.lock:
             return {*self.cuts.named_versions(self.journal), *self.waiting().values()}
 
-    def make_final(self, entries: Sequence[Entry], sequence: int, entry_ids: Mapping[str, bytes]) -> None:
+    def history(self, cut: Cut) -> History:
+        """How groups had done when that cut was made, not older than the newest durable checkpoint's."""
+        with self.lock:
+            return self.issuer.curriculum.memory.at(cut.observed)
+
+    def make_final(
+        self, entries: Sequence[Entry], sequence: int, entry_ids: Mapping[str, bytes], observed: int
+    ) -> None:
         """The checkpoint that holds these steps is durable: acknowledge, count and forget them, in one MULTI.
+
+        `observed`: how many observations of groups it holds.
 
         Raises `ValueError` for a checkpoint between two publications: the credit of its last steps would be forgotten.
         """
@@ -203,6 +205,8 @@ class Dispatch:
                 for entry_id in again:  # adopted while the checkpoint was being written
                     self.ledger.discard(pipe, entry_id)
                 self.ledger.make_final(pipe, len(entries), sequence)
+                self.issuer.forget(pipe, observed)
+            self.issuer.forgot(observed)
             self.journal = self.journal[len(entries) :]
             self.cuts.final([t for _, t in settled], sequence)
             for _, ticket_id in settled:
@@ -221,21 +225,10 @@ class Dispatch:
         unspent = in_play - sum(t not in gone for t in self._unpublished())
         return max(0, min(self.flow.capacity - in_play, self.flow.total_groups - spent - unspent))
 
-    def _next(self, count: int) -> Issue:
-        """The next `count` tickets at the present version. What somebody has asked for again comes first."""
-        asked = self.ledger.requests(count) if count else []
-        problems = [self.flow.requested(request, self.issued) for request in asked]
-        again = [problem for problem in problems if problem is not None]
-        draw = self.curriculum.next(count - len(again))  # what is asked for again takes no position of an epoch
-        named = [TicketId(n, problem) for n, problem in enumerate([*again, *draw.problems], self.issued)]
-        return Issue([self.flow.ticket(str(name), self.version) for name in named], len(asked), draw)
-
-    def _issue(self, pipe: Any, issue: Issue) -> None:
-        self.ledger.issue(pipe, issue.tickets)
-        self.ledger.meet(pipe, issue.requests)
-        self.ledger.drew(pipe, issue.draw.parts)
+    def _next(self, count: int, gone: Sequence[str] = (), results: Sequence[Result] = ()) -> Issue:
+        """The next `count` tickets at the present version, once these are gone and have had these results."""
+        return self.issuer.next(count, self.version, self.in_play.keys() - set(gone), results)
 
     def _issued(self, issue: Issue) -> None:
-        self.issued += len(issue.tickets)
-        self.curriculum.drew(issue.draw)
+        self.issuer.wrote(issue)
         self.in_play.update((t.ticket_id, t.min_policy_version) for t in issue.tickets)

@@ -13,6 +13,7 @@ from typing import Any
 from broker.documents import read_object
 from broker.errors import Malformed
 from broker.ledger import Entry
+from consumer.history import History
 
 
 def read_document(raw: bytes) -> dict[str, Any]:
@@ -60,6 +61,11 @@ def _adapts(value: Any) -> bool:
     return isinstance(value, dict) and isinstance(value.get("base"), str) and type(value.get("scale")) is float
 
 
+def _history(value: Any) -> bool:
+    History.decode(value, 1, 0)
+    return True
+
+
 ALWAYS = ("step", "sha256")
 FIELDS: dict[str, Callable[[Any], bool]] = {
     "step": _number,
@@ -69,4 +75,5 @@ FIELDS: dict[str, Callable[[Any], bool]] = {
     "entries": _entries,
     "entry_ids": _entry_ids,
     "adapts": _adapts,
+    "history": _history,
 }

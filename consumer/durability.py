@@ -126,13 +126,14 @@ class Durability:
         reached("checkpoint.durable")
         self.retry_at = None
         self.at.sequence, self.durable, self.named = sequence, step, cut.trained(ids, sequence).named_versions()
-        self.dispatch.make_final(entries, sequence, ids)
+        self.dispatch.make_final(entries, sequence, ids, cut.observed)
         reached("checkpoint.final")
 
     def _document(self, entries: list[Entry], ids: dict[str, bytes], sequence: int, cut: Cut) -> dict[str, Any]:
         return {
             "adapts": self.trainer.model.adapts,
             "cut": cut.encode(),
+            "history": self.dispatch.history(cut).encode(),
             "version": entries[-1].version if entries else self.at.version,
             "sequence": sequence,
             "entries": [entry.encode() for entry in entries],

@@ -79,7 +79,9 @@ class Intake:
 
     def _consume(self) -> None:
         verdicts = self.buffer.consumed(self.dispatch.waiting(), self._bound())
-        self.dispatch.consume(verdicts)
+        # In strict order what replaces a group must not depend on which others had arrived by then.
+        for together in ([verdict] for verdict in verdicts) if self.buffer.order == "strict" else [verdicts]:
+            self.dispatch.consume(together)
         if verdicts:
             reached("learner.consumed")
         for held, verdict in verdicts:

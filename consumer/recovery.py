@@ -121,6 +121,7 @@ class Recovery:
         self.at.step, self.at.version, self.at.steps_at_version = found.step, found.document["version"], 0
         self.at.sequence = found.document["sequence"]
         self.durability.resumed(found)
+        self.dispatch.issuer.remember(found.history(self.recipe.learner.curriculum_longest_rest))
         self.trainer.guard = CollapseGuard(self.recipe.learner)
 
     def _same_adapters(self, found: Checkpoint) -> None:
@@ -143,7 +144,9 @@ class Recovery:
             )
         if sequence == owes - 1:
             ids = {t: e.encode() for t, e in found.document["entry_ids"].items()}
-            self.dispatch.make_final([Entry.decode(entry) for entry in found.document["entries"]], owes, ids)
+            self.dispatch.make_final(
+                [Entry.decode(entry) for entry in found.document["entries"]], owes, ids, found.cut.observed
+            )
 
     # -- the steps since the checkpoint ------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from broker.settings import RecipeBase, Section
+from consumer.choice import Course
 from consumer.objective.settings import ObjectiveSettings
 
 MOST_BF16_BETA = 0.98  # bfloat16 loses changes below 0.4 %; at 0.98 those are of squares within 20 % of their mean
@@ -74,8 +75,23 @@ class LearnerSettings(Section):
         0.01, ge=0, le=1, description="effective sample size (a fraction) of the weights π_prox/μ: at least this"
     )
     guard_max_grad_norm: float = Field(1000.0, gt=0, description="norm of the gradient before clipping: at most this")
+    curriculum: Literal["uniform", "skip", "target"] = Field(
+        "uniform",
+        description="each problem once an epoch; or not those that all completions or none solve, for a while; or "
+        "mostly those whose pass rate is near curriculum_pass_rate",
+    )
+    curriculum_longest_rest: int = Field(8, ge=1, description="epochs for which `skip` leaves a problem out, at most")
+    curriculum_pass_rate: float = Field(0.5, gt=0, lt=1, description="that `target` looks for")
+    curriculum_explore: float = Field(
+        0.1, ge=0, le=1, description="share of `target`'s tickets that are drawn as `uniform` draws them"
+    )
     eval_problems: int = Field(0, ge=0, description="held-out problems per evaluation; 0: none")
     eval_every: int = Field(0, ge=0, description="policy versions between evaluations; 0: only at start and end")
+
+    @property
+    def course(self) -> Course:
+        """How problems are chosen."""
+        return Course(self.curriculum, self.curriculum_longest_rest, self.curriculum_pass_rate, self.curriculum_explore)
 
     @property
     def most_unsaved_steps(self) -> int:

@@ -6,7 +6,7 @@ resumed run issues old tickets again as they were. Refuses to know when one is i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import structlog
@@ -14,6 +14,7 @@ import structlog
 from broker.errors import Malformed
 from broker.schema import PartCard, Ticket
 from broker.ticket_id import TicketId
+from consumer.choice import Course
 from consumer.curriculum import Curriculum
 
 log = structlog.get_logger("learner")
@@ -34,6 +35,7 @@ class Flow:
     problems: int
     seed: int
     parts: tuple[PartCard, ...] = ()  # of the problems; none: they are all of one kind
+    course: Course = field(default_factory=Course)
 
     def ticket(self, ticket_id: str, min_policy_version: int) -> Ticket:
         """The ticket of that id, with a seed of its own also where its problem was asked for before."""
@@ -53,4 +55,4 @@ class Flow:
 
     def curriculum(self) -> Curriculum:
         """At its beginning."""
-        return Curriculum(self.seed, self.parts or (PartCard("all", self.problems),))
+        return Curriculum(self.seed, self.parts or (PartCard("all", self.problems),), self.course)

@@ -12,8 +12,10 @@ import operator
 import random
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from broker.errors import Refused
@@ -33,30 +35,24 @@ OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = 
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
 }
+SIGNS = "+-*/"  # in the same order
 SPOKEN = {"×": "*", "·": "*", "÷": "/", "\u2212": "-", "\\times": "*", "\\cdot": "*", "\\div": "/", "[": "(", "]": ")"}
 
 
 def make(settings: CountdownSettings) -> FixedTask:
     """Numbers are drawn and combined at random; what they come to is the target, if it may be one. Raises `Refused`."""
     rng = random.Random(f"{SEED} {settings.numbers} {settings.largest} {settings.target}")
-    seen, problems = set[tuple[tuple[int, ...], Fraction]](), list[Problem]()
-    wanted = settings.problems + settings.held_out
-    for _ in range(200 * wanted):
-        if len(problems) == wanted:
-            break
-        low, high = settings.numbers
-        numbers = [1 + int(rng.random() * settings.largest) for _ in range(low + int(rng.random() * (high - low + 1)))]
-        target = _reached(numbers, rng)
-        key = (tuple(sorted(numbers)), target)
-        if target.denominator == 1 and 0 < target <= settings.target and target not in numbers and key not in seen:
-            seen.add(key)
-            problems.append(_problem(numbers, int(target)))
-    if len(problems) < wanted:
+    wanted = settings.problems + settings.held_out + settings.examples
+    found = list(islice(_puzzles(settings, rng, 200 * wanted), wanted))
+    if len(found) < wanted:
         raise Refused(
             f"there are no {wanted} different countdown problems of this kind", "ask for fewer, or larger numbers"
         )
+    shown, rest = _varied(found, settings.examples)
+    turns = [turn for puzzle in shown for turn in (("user", puzzle.question), ("assistant", puzzle.solution))]
+    problems = tuple(puzzle.problem(turns) for puzzle in rest)
     aside = settings.held_out
-    return FixedTask("countdown", tuple(problems[aside:]), tuple(problems[:aside]), (Part("countdown", SCORING),))
+    return FixedTask("countdown", problems[aside:], problems[:aside], (Part("countdown", SCORING),))
 
 
 def score(completion: str, problem: Problem) -> Verdict:
@@ -76,24 +72,66 @@ def _solves(value: Fraction, used: list[int], given: dict[str, object]) -> bool:
     return value == given["target"] and Counter(used) == Counter(numbers)
 
 
-def _problem(numbers: list[int], target: int) -> Problem:
-    shown = ", ".join(map(str, numbers))
-    prompt = (
-        f"Using the numbers {shown}, write an expression that equals {target}. Use each number exactly once, with "
-        "+, -, *, / and parentheses. Write the expression, and nothing else, between <answer> and </answer>."
-    )
-    return Problem(prompt, json.dumps({"numbers": numbers, "target": target}), f"{len(numbers)} numbers")
+@dataclass(frozen=True)
+class _Puzzle:
+    """Numbers, what they are to come to, and one expression that does."""
+
+    numbers: tuple[int, ...]
+    target: int
+    expression: str
+
+    @property
+    def question(self) -> str:
+        return (
+            f"Using the numbers {', '.join(map(str, self.numbers))}, write an expression that equals {self.target}. "
+            "Use each number exactly once, with +, -, *, / and parentheses. Write the expression, and nothing else, "
+            "between <answer> and </answer>."
+        )
+
+    @property
+    def solution(self) -> str:
+        return f"<answer>{self.expression}</answer>"
+
+    def problem(self, before: Sequence[tuple[str, str]]) -> Problem:
+        """With these turns of a conversation before it."""
+        prompt = (*before, ("user", self.question)) if before else self.question
+        gold = json.dumps({"numbers": self.numbers, "target": self.target})
+        return Problem(prompt, gold, f"{len(self.numbers)} numbers")
 
 
-def _reached(numbers: list[int], rng: random.Random) -> Fraction:
-    """What some expression of all the numbers comes to; 0 where it divides by 0."""
-    values = [Fraction(number) for number in numbers]
+def _puzzles(settings: CountdownSettings, rng: random.Random, tries: int) -> Iterator[_Puzzle]:
+    """Different ones."""
+    seen = set[tuple[tuple[int, ...], Fraction]]()
+    low, high = settings.numbers
+    for _ in range(tries):
+        numbers = [1 + int(rng.random() * settings.largest) for _ in range(low + int(rng.random() * (high - low + 1)))]
+        target, expression = _reached(numbers, rng)
+        key = (tuple(sorted(numbers)), target)
+        if target.denominator == 1 and 0 < target <= settings.target and target not in numbers and key not in seen:
+            seen.add(key)
+            yield _Puzzle(tuple(numbers), int(target), expression)
+
+
+def _varied(puzzles: list[_Puzzle], count: int) -> tuple[list[_Puzzle], list[_Puzzle]]:
+    """`count` of them, each operator in turn where there is one with it, and the rest."""
+    rest, chosen = list(puzzles), list[_Puzzle]()
+    for number in range(count):
+        wanted = SIGNS[number % len(SIGNS)]
+        chosen.append(next((puzzle for puzzle in rest if wanted in puzzle.expression), rest[0]))
+        rest.remove(chosen[-1])
+    return chosen, rest
+
+
+def _reached(numbers: list[int], rng: random.Random) -> tuple[Fraction, str]:
+    """What some expression of all the numbers comes to, and the expression; 0 where it divides by 0."""
+    values = [(Fraction(number), str(number)) for number in numbers]
     while len(values) > 1:
-        a, b = (values.pop(int(rng.random() * len(values))) for _ in range(2))
-        chosen = list(OPERATORS.values())[int(rng.random() * 4)]
-        if chosen is operator.truediv and b == 0:
-            return Fraction(0)
-        values.append(chosen(a, b))
+        (a, left), (b, right) = (values.pop(int(rng.random() * len(values))) for _ in range(2))
+        chosen = int(rng.random() * len(OPERATORS))
+        combine, sign = list(OPERATORS.values())[chosen], SIGNS[chosen]
+        if combine is operator.truediv and b == 0:
+            return Fraction(0), ""
+        values.append((combine(a, b), f"({left} {sign} {right})" if values else f"{left} {sign} {right}"))
     return values[0]
 
 

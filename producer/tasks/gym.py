@@ -9,18 +9,19 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from broker.errors import Refused
-from producer.tasks.base import FixedTask, Part, Problem, Scoring, Verdict
+from producer.tasks.base import FixedTask, Messages, Part, Problem, Scoring, Verdict
 from producer.tasks.formats import asked
 from producer.verifiers.answer import declared
 
 if TYPE_CHECKING:
     from producer.tasks.settings import ReasoningGymSettings
 
-TRAIN_SEED, HELD_OUT_SEED = 1_000_003, 2_000_003
+TRAIN_SEED, HELD_OUT_SEED, EXAMPLES_SEED = 1_000_003, 2_000_003, 3_000_003
 FORMATS = ("tags",)
 SPARE = 4  # times as many as are wanted are looked at: small datasets repeat themselves
 
@@ -28,8 +29,9 @@ SPARE = 4  # times as many as are wanted are looked at: small datasets repeat th
 def make(settings: ReasoningGymSettings) -> FixedTask:
     """Raises `Refused`."""
     seen = set[str]()
-    held_out = _problems(settings, HELD_OUT_SEED, settings.held_out, seen)
-    train = _problems(settings, TRAIN_SEED, settings.problems, seen)
+    turns = _shown(_entries(settings, EXAMPLES_SEED, settings.examples, seen))
+    held_out = _problems(settings, HELD_OUT_SEED, settings.held_out, seen, turns)
+    train = _problems(settings, TRAIN_SEED, settings.problems, seen, turns)
     if not train:
         raise Refused(f"reasoning_gym's {settings.dataset} has no problem that is not held out", "lower task.held_out")
     options = {"dataset": settings.dataset, "parameters": settings.options}
@@ -47,18 +49,38 @@ def score(completion: str, problem: Problem, *, dataset: str, parameters: dict[s
     return Verdict(value, {"correct": float(value >= 1.0), "score": value, "formatted": 1.0}, answer=answers[0])
 
 
-def _problems(of: ReasoningGymSettings, seed: int, count: int, seen: set[str]) -> tuple[Problem, ...]:
-    """Up to `count` problems whose question is not in `seen`, which they join."""
-    out: list[Problem] = []
+def _problems(of: ReasoningGymSettings, seed: int, count: int, seen: set[str], turns: Messages) -> tuple[Problem, ...]:
+    """Up to `count` new ones, with these turns of a conversation before them."""
+    return tuple(
+        Problem((*turns, ("user", question)) if turns else question, _gold(entry), _level(entry))
+        for entry in _entries(of, seed, count, seen)
+        for question in [asked(entry["question"], FORMATS)]
+    )
+
+
+def _shown(entries: Sequence[dict[str, Any]]) -> Messages:
+    """As turns of a conversation, with their answers."""
+    return tuple(
+        turn
+        for entry in entries
+        for turn in (
+            ("user", asked(entry["question"], FORMATS)),
+            ("assistant", f"<answer>{entry['answer']}</answer>"),
+        )
+    )
+
+
+def _entries(of: ReasoningGymSettings, seed: int, count: int, seen: set[str]) -> list[dict[str, Any]]:
+    """Up to `count` entries whose question is not in `seen`, which they join."""
+    out: list[dict[str, Any]] = []
     entries = _dataset(of.dataset, json.dumps(of.options), seed, max(1, SPARE * count))
     for number in range(len(entries)):
         if len(out) == count:
             break
-        entry = entries[number]
-        if entry["question"] not in seen:
+        if (entry := entries[number])["question"] not in seen:
             seen.add(entry["question"])
-            out.append(Problem(asked(entry["question"], FORMATS), _gold(entry), _level(entry)))
-    return tuple(out)
+            out.append(entry)
+    return out
 
 
 def _gold(entry: dict[str, Any]) -> str:

@@ -17,6 +17,9 @@ AnswerFormat = Literal["boxed", "tags", "hashes", "last_number"]
 VerifierName = Literal["numeric", "symbolic", "choice", "exact"]
 HELD_OUT = Field(25, ge=0, description="problems for evaluation, never trained on")
 PROBLEMS = Field(1000, ge=1, description="problems to train on that are made up")
+EXAMPLES = Field(
+    0, ge=0, le=16, description="solved problems before each problem, as earlier turns of the conversation"
+)
 FORMATS = "how a completion may declare its answer; the first is the one it is asked for"
 
 
@@ -51,6 +54,7 @@ class CountdownSettings(TaskSettings):
     largest: int = Field(50, ge=4, description="of the given numbers")
     target: int = Field(100, ge=4, description="the largest target")
     problems: int = PROBLEMS
+    examples: int = EXAMPLES
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -121,6 +125,7 @@ class ReasoningGymSettings(TaskSettings):
     dataset: str
     options: dict[str, Any] = Field({}, description="the dataset's own parameters")
     problems: int = PROBLEMS
+    examples: int = EXAMPLES
 
 
 class FileSettings(TaskSettings):

@@ -69,8 +69,8 @@ def _spoken(completion: str, problem: Problem) -> str:
     _, thought, rest = completion.rpartition(THOUGHT)
     if THINK in rest or (not thought and THINK in completion):
         return ""
-    for _, content in problem.messages:
-        if len(content) >= ECHO:
+    for role, content in problem.messages:
+        if role != "assistant" and len(content) >= ECHO:  # an answer like an example's may be right
             rest = rest.replace(content, " ")
     return rest
 

@@ -22,7 +22,7 @@ from broker.streams import Arrival, RolloutStream, create_groups
 from broker.ticket_id import TicketId
 from broker.tickets import Claim, TicketStream
 from consumer.buffer import Held
-from consumer.curriculum import problem_of
+from consumer.choice import problem_of
 from consumer.dispatch import Dispatch
 from consumer.tickets import Flow
 from tests.consumer.groups import group

@@ -73,7 +73,7 @@ class Run:
             {"groups_per_step": 2, "order": "strict", **self.learner_settings},
             **{"directory": self.folder, "name": self.keys.run, **self.run_settings},
         )
-        flow = Flow(of.capacity, 2, 2 * of.run.steps, 7, 0)
+        flow = Flow(of.capacity, 2, 2 * of.run.steps, 7, 0, course=of.learner.course)
         metrics, model = LearnerMetrics(), policy_model(llama(), of)
         tally = StepTally(self.folder / of.run.name / "steps.jsonl", of.run.steps, metrics)
 

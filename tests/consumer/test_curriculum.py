@@ -1,4 +1,4 @@
-"""Which problem comes next: exact epochs of every part, and shares that are never far from the weights."""
+"""Which problem comes next: exact epochs of every part, shares that are never far from the weights, and the books."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.schema import PartCard
-from consumer.curriculum import Curriculum, problem_of
+from consumer.choice import problem_of
+from consumer.curriculum import Curriculum
 from tests.consumer.desk import FLOW, Desk, ids, publish, trained
 
 PARTS = (PartCard("sums", 5), PartCard("empty", 0, 9.0), PartCard("products", 3, 2.5))
@@ -49,22 +50,8 @@ def test_no_part_strays_from_its_share_by_a_whole_problem(parts: list[PartCard],
     curriculum, total = Curriculum(0, parts), sum(part.weight for part in parts)
     for n in range(1, count + 1):
         walk(curriculum, 1)
-        strays = [abs(d - n * part.weight / total) for d, part in zip(curriculum.drawn, parts, strict=True)]
+        strays = [abs(w.drawn - n * part.weight / total) for w, part in zip(curriculum.walks, parts, strict=True)]
         assert max(strays) < 1 + 1e-6
-
-
-@given(st.integers(0, 2**32), cards, st.lists(st.integers(0, 9), max_size=20))
-def test_it_is_the_same_walk_however_it_is_cut_and_taken_up_again(
-    seed: int, parts: list[PartCard], cuts: list[int]
-) -> None:
-    whole, given_so_far, walked = Curriculum(seed, parts), dict[int, int](), list[int]()
-    for count in cuts:
-        curriculum = Curriculum(seed, parts)
-        curriculum.resume(given_so_far)
-        curriculum.next(7)  # a look ahead that came to nothing
-        walked += walk(curriculum, count)
-        given_so_far = {part: n for part, n in enumerate(curriculum.drawn) if n}
-    assert walked == walk(whole, sum(cuts))
 
 
 def test_a_part_without_problems_is_never_asked() -> None:
@@ -83,7 +70,7 @@ def test_the_books_hold_how_far_each_part_was_walked_and_a_restart_goes_on_there
     again.resume(0)
     again.refill()
     assert [*before, *(ticket.problem for ticket in desk.claim())] == walk(Curriculum(0, PARTS), 16)
-    assert dispatch.ledger.drawn() == {0: 5, 2: 11}
+    assert dispatch.ledger.course.read().drawn == {0: 5, 2: 11}
     assert again.ledger.balance().balanced
 
 
@@ -98,6 +85,6 @@ def test_books_made_anew_from_a_cut_go_on_from_the_cut(desk: Desk) -> None:
     anew = desk.dispatch()
     with anew.ledger.transaction() as pipe:
         anew.ledger.rewrite(pipe, page.pages["train"], anew.tickets(page.pages["train"]))
-    assert anew.ledger.drawn() == {0: 8}
+    assert anew.ledger.course.read().drawn == {0: 8}
     anew.resume(1)
-    assert anew.curriculum.drawn == [8]
+    assert [walk.drawn for walk in anew.issuer.curriculum.walks] == [8]

@@ -13,7 +13,7 @@ import pytest
 from broker.ledger import Verdict
 from broker.schema import encode_group
 from consumer.buffer import Held
-from consumer.curriculum import problem_of
+from consumer.choice import problem_of
 from consumer.tickets import seed_of
 from tests.consumer.desk import FLOW, Desk, ids, publish, trained
 from tests.consumer.groups import group
@@ -153,7 +153,7 @@ def test_a_stranger_s_group_is_set_aside_and_settles_nothing(desk: Desk) -> None
     for ticket_id in ("t9999999999", "nobody"):
         dispatch.refuse(desk.send(ticket_id, encode_group(group(ticket_id))), "no such ticket")
     assert [name for name, _ in desk.dead_letters()] == ["t9999999999", "nobody"]
-    assert dispatch.issued == 6
+    assert dispatch.issuer.issued == 6
     assert dispatch.ledger.balance().balanced
     assert desk.rollouts.pending() == []
 

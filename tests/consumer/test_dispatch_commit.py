@@ -55,7 +55,7 @@ def test_only_the_newest_learner_writes_and_an_older_one_changes_nothing(desk: D
         lambda: old.commit(2, 2, batch, publish=True),
         lambda: old.consume([(others[0], "degenerate")]),
         lambda: old.refuse(malformed, "garbage"),
-        lambda: old.make_final(old.journal, 1, old.entry_ids),
+        lambda: old.make_final(old.journal, 1, old.entry_ids, 0),
         lambda: old.open(0),
     ]
     for write in writes:
@@ -88,7 +88,7 @@ def test_trained_becomes_final_with_the_checkpoint_and_not_before(desk: Desk) ->
     publish(desk, dispatch, 2, 2, trained(desk, dispatch, 2, 3))
     assert dispatch.ledger.balance().verdicts == {}
     assert len(desk.rollouts.pending()) == 4
-    dispatch.make_final(list(dispatch.journal), 1, dict(dispatch.entry_ids))
+    dispatch.make_final(list(dispatch.journal), 1, dict(dispatch.entry_ids), 0)
     balance = dispatch.ledger.balance()
     assert balance.balanced
     assert balance.verdicts == {"trained": 4}
@@ -104,7 +104,7 @@ def test_a_settlement_that_was_repeated_counts_once(desk: Desk) -> None:
     publish(desk, dispatch, 1, 1, trained(desk, dispatch, 0, 1))
     entries, entry_ids = list(dispatch.journal), dict(dispatch.entry_ids)
     again = desk.dispatch()
-    again.make_final(entries, 1, entry_ids)
+    again.make_final(entries, 1, entry_ids, 0)
     again.resume(1)
     assert again.trained == 2
     assert again.journal == []
@@ -116,7 +116,7 @@ def test_a_checkpoint_between_two_publications_is_refused(desk: Desk) -> None:
     dispatch.commit(1, 0, trained(desk, dispatch, 0, 1), publish=False)
     for entries in (list(dispatch.journal), []):
         with pytest.raises(ValueError, match="published step"):
-            dispatch.make_final(entries, 1, dict(dispatch.entry_ids))
+            dispatch.make_final(entries, 1, dict(dispatch.entry_ids), 0)
 
 
 def test_a_restarted_dispatch_reads_from_the_books_what_the_first_one_knew(desk: Desk) -> None:
@@ -130,4 +130,4 @@ def test_a_restarted_dispatch_reads_from_the_books_what_the_first_one_knew(desk:
     for name in ("version", "issued", "trained", "in_play", "taken", "journal"):
         assert getattr(second, name) == getattr(first, name), name
     second.refill()
-    assert second.issued == first.issued, "credit of an unpublished step is still held"
+    assert second.issuer.issued == first.issuer.issued, "credit of an unpublished step is still held"

@@ -53,13 +53,13 @@ def run(server: Faulty, tmp_path: Path) -> Run:
     return run_on(server, "run", tmp_path / "run")
 
 
-def remembering(server: Faulty, run: Run, number: int) -> Any:
+def remembering(server: Faulty, run: Run, number: int, given: Answer = mixed) -> Any:
     """Answers tickets; remembers what Redis holds when ticket `number` is asked for."""
 
     def answer(ticket: Ticket) -> RolloutGroup:
-        if ticket.ticket_id == ids(number)[0]:
+        if ticket.kind == "train" and TicketId.parse(ticket.ticket_id).number == number:
             server.remember()
-        return mixed(ticket)
+        return given(ticket)
 
     return answer
 
@@ -116,6 +116,46 @@ def test_the_books_are_made_anew_and_the_weights_are_the_same(
     learner = take_up(run, run.learner())
     assert closed(learner)
     assert same_weights(run, learner, server, tmp_path)
+
+
+def by_problem(ticket: Ticket) -> RolloutGroup:
+    """Of three problems one is never solved, one always, one sometimes; each has tokens of its own."""
+    made = mixed(ticket)
+    if ticket.kind == "eval":
+        return made
+    rewards = ((0.0, 0.0), (1.0, 1.0), (0.0, 1.0))[ticket.problem % 3]
+    first, second = (
+        replace(r, reward=reward, tokens=r.tokens * 0 + 1 + (ticket.problem + n) % 39)
+        for n, (r, reward) in enumerate(zip(made.rollouts, rewards, strict=True))
+    )
+    return replace(made, rollouts=(first, second))
+
+
+@pytest.mark.parametrize("curriculum", ["skip", "target"])
+@pytest.mark.parametrize("loss", ["none", "everything", "some"])
+@pytest.mark.parametrize("crash_at", [3, 4, 7])  # at a checkpoint, after one, long after one
+def test_a_curriculum_that_goes_by_pass_rates_goes_on_as_if_nothing_had_happened(
+    server: Faulty, run: Run, tmp_path: Path, loss: str, crash_at: int, curriculum: str
+) -> None:
+    run.run_settings |= {"max_staleness": 1}
+    run.learner_settings |= {"pipeline_depth": 1, "curriculum": curriculum, "curriculum_explore": 0.3}
+    with pytest.raises(InterruptedError):
+        run.finish(run.learner(crash_at=crash_at), remembering(server, run, 2 * crash_at - 2, by_problem))
+    if loss != "none":
+        server.lose_all() if loss == "everything" else server.forget()
+    learner = take_up(run, run.learner(), by_problem)
+    assert closed(learner)
+    steady = run_on(server, "steady", tmp_path / "steady", **run.run_settings)
+    steady.learner_settings = run.learner_settings
+    undisturbed = steady.learner()
+    assert steady.finish(undisturbed, by_problem) == "finished"
+    ours, theirs = (each.dispatch.issuer.curriculum for each in (learner, undisturbed))
+    assert ours.walks == theirs.walks
+    assert ours.memory.now.encode() == theirs.memory.now.encode() != []
+    assert learner.dispatch.ledger.verdicts() == undisturbed.dispatch.ledger.verdicts()
+    expected, found = undisturbed.trainer.state_dict(), learner.trainer.state_dict()
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+    assert run.client.llen(run.keys.observations) == 0, "the last checkpoint holds them all"
 
 
 def test_redis_forgets_under_a_learner_that_lives(server: Faulty, run: Run, tmp_path: Path) -> None:

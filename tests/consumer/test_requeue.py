@@ -23,7 +23,7 @@ from broker.patience import Patience
 from broker.schema import RolloutGroup, Ticket, tombstone
 from broker.settings import BrokerSettings
 from broker.ticket_id import TicketId
-from consumer.curriculum import problem_of
+from consumer.choice import problem_of
 from consumer.dispatch import Dispatch
 from consumer.tickets import seed_of
 from monitoring.requeue import requeue

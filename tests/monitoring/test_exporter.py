@@ -69,7 +69,7 @@ def under_way(desk: Desk) -> Dispatch:
     dispatch = desk.opened()
     dispatch.ledger._clock = lambda: ISSUED
     publish(desk, dispatch, 1, 1, trained(desk, dispatch, 0, 1))
-    dispatch.make_final(dispatch.journal, 1, dict(dispatch.entry_ids))
+    dispatch.make_final(dispatch.journal, 1, dict(dispatch.entry_ids), 0)
     desk.claim()
     desk.bury(ids(2)[0])
     (arrival,) = desk.arrivals()

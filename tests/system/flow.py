@@ -246,7 +246,7 @@ class World:
         self.land()
         if self.steps_at_version == 0 and self.dispatch.journal:
             self.sequence += 1
-            self.dispatch.make_final(list(self.dispatch.journal), self.sequence, self.dispatch.entry_ids)
+            self.dispatch.make_final(list(self.dispatch.journal), self.sequence, self.dispatch.entry_ids, 0)
 
     # -- what holds ------------------------------------------------------------------------------------------------
 

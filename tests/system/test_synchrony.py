@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM
 
 from broker.joining import Fingerprint, announce
 from broker.settings import load
-from consumer.curriculum import problem_of
+from consumer.choice import problem_of
 from consumer.tickets import seed_of
 from producer.settings import GeneratorRecipe
 from producer.tasks import Task

@@ -86,3 +86,23 @@ def test_the_same_settings_give_the_same_problems_and_too_many_are_refused() -> 
     with pytest.raises(Refused, match="no 1001 different countdown problems"):
         made(name="countdown", problems=1000, held_out=1, numbers=(2, 2), largest=4, target=4)
     assert "between 2 and 6" in complaint(name="countdown", numbers=(1, 9))
+
+
+def test_examples_are_turns_before_every_problem_rightly_solved_and_no_problems_themselves() -> None:
+    task = made(name="countdown", numbers=(2, 3), problems=30, held_out=10, examples=4)
+    turns = task.train[0].messages[:-1]
+    assert [role for role, _ in turns] == ["user", "assistant"] * 4
+    for problem in (*task.train, *task.held_out):
+        assert problem.messages[:-1] == turns
+        assert problem.messages[-1] not in turns
+    for (_, question), (_, answer) in zip(turns[::2], turns[1::2], strict=True):
+        numbers, target = question.split("numbers ")[1].split(", write")[0], question.split("equals ")[1].split(".")[0]
+        gold = json.dumps({"numbers": [int(n) for n in numbers.split(", ")], "target": int(target)})
+        assert score(answer, Problem(question, gold)).reward == 1.0
+        assert score(answer, Problem(turns, gold)).reward == 1.0, "an answer like an example's is an answer"
+    assert {sign for _, answer in turns[1::2] for sign in "+-*/" if f" {sign} " in answer} == set("+-*/")
+
+
+def test_examples_change_nothing_else() -> None:
+    plain = made(name="countdown", problems=20, held_out=5)
+    assert all(isinstance(problem.prompt, str) for problem in (*plain.train, *plain.held_out))

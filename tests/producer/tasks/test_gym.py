@@ -41,3 +41,16 @@ def test_options_are_the_dataset_s_own_and_strange_ones_are_refused() -> None:
         made(name="reasoning_gym", dataset="nothing")
     with pytest.raises(Refused, match="cannot make chain_sum"):
         made(name="reasoning_gym", dataset="chain_sum", options={"speed": 3})
+
+
+def test_examples_are_turns_before_every_problem_with_their_own_answers() -> None:
+    task = made(name="reasoning_gym", dataset="chain_sum", problems=6, held_out=3, examples=2)
+    turns = task.train[0].messages[:-1]
+    assert [role for role, _ in turns] == ["user", "assistant"] * 2
+    for problem in (*task.train, *task.held_out):
+        assert problem.messages[:-1] == turns
+        assert problem.messages[-1] not in turns
+    assert all(
+        eval(q.split(": ")[1].split(" =")[0]) == int(a[8:-9])
+        for (_, q), (_, a) in zip(turns[::2], turns[1::2], strict=True)
+    )
