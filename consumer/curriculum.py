@@ -39,6 +39,7 @@ class Curriculum:
 
     def __init__(self, seed: int, parts: Sequence[PartCard], course: Course | None = None) -> None:
         self.course = course or Course()
+        self._names = [part.name for part in parts]
         self._first = [0, *accumulate(part.train for part in parts)]
         weights = np.array([part.weight if part.train else 0.0 for part in parts])  # (parts,)
         self._shares = weights / weights.sum()
@@ -91,10 +92,14 @@ class Curriculum:
         self._learn([seen.problem for seen in draw.observed])
 
     def summary(self) -> dict[str, Any]:
-        """For people: how far through its problems each part is, and how those did that were observed."""
-        epochs = [walk.walked / max(1, walk.size) for walk in self.walks]
+        """For people: epochs walked of each part, by name, and how many observed problems are in which state."""
         states = self.memory.now.states
-        return {"epochs": epochs, "problems": {s: states[s] for s in STATES} if self.course.observes else {}}
+        return {
+            "epochs": {
+                name: walk.walked / max(1, walk.size) for name, walk in zip(self._names, self.walks, strict=True)
+            },
+            "problems": {state: states[state] for state in STATES} if self.course.observes else {},
+        }
 
     def _ahead(self, asked: Collection[int], observed: Sequence[Observation]) -> list[Look]:
         foreseen = self.memory.now.foreseen(observed)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from broker.cut import Cut, Page
 from broker.ledger import Entry, Ledger, Verdict
@@ -180,6 +181,11 @@ class Dispatch:
         """What open tickets ask for, now or once a checkpoint under way has to be gone back to."""
         with self.lock:
             return {*self.cuts.named_versions(self.journal), *self.waiting().values()}
+
+    def curriculum(self) -> dict[str, Any]:
+        """Where it stands, for people."""
+        with self.lock:
+            return self.issuer.curriculum.summary()
 
     def history(self, cut: Cut) -> History:
         """How groups had done when that cut was made, not older than the newest durable checkpoint's."""

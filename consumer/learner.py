@@ -143,7 +143,12 @@ class Learner:
         publish_seconds = self._advance([group.ticket_id for group in groups])
         at = self.at
         self.tally.step(
-            stats, step=at.step, version=at.version, buffer=len(self.buffer), publish_seconds=publish_seconds
+            stats,
+            step=at.step,
+            version=at.version,
+            buffer=len(self.buffer),
+            publish_seconds=publish_seconds,
+            curriculum=self.dispatch.curriculum(),
         )
         seconds = round(time.perf_counter() - started, 2)
         self.log.info("step", step=at.step, version=at.version, loss=round(stats.loss, 5), seconds=seconds)

@@ -53,7 +53,16 @@ class StepTally:
         """The learner waited this long for its batch."""
         self._wait_seconds += seconds
 
-    def step(self, stats: StepStats, *, step: int, version: int, buffer: int, publish_seconds: float) -> None:
+    def step(
+        self,
+        stats: StepStats,
+        *,
+        step: int,
+        version: int,
+        buffer: int,
+        publish_seconds: float,
+        curriculum: Mapping[str, Any],
+    ) -> None:
         """Write the line of a step and begin the next tally."""
         now = self._clock()
         samples = max(1, len(self._rewards))
@@ -72,6 +81,7 @@ class StepTally:
             "wait_seconds": self._wait_seconds,
             "publish_seconds": publish_seconds,
             "buffer": buffer,
+            "curriculum": curriculum,
             **dataclasses.asdict(stats),
         }
         self._write(record)

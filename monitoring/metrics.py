@@ -358,6 +358,16 @@ class LearnerMetrics(_Role):
             registry=r,
         )
 
+        self.epochs = Gauge(
+            "headrace_learner_curriculum_epochs", "Epochs walked of each part of the task.", ["part"], registry=r
+        )
+        self.problems = Gauge(
+            "headrace_learner_curriculum_problems",
+            "Problems by how their latest groups did: never, sometimes, always solved; of a curriculum that looks.",
+            ["state"],
+            registry=r,
+        )
+
     def observe_step(self, record: Mapping[str, Any]) -> None:
         """A step was done; `record` is its line in steps.jsonl."""
         self.progress()
@@ -366,6 +376,9 @@ class LearnerMetrics(_Role):
         self.mismatch.clear()
         for age, kl in record["mismatch_by_staleness"].items():
             self.mismatch.labels(staleness=str(age)).set(kl)
+        for gauge, figures in ((self.epochs, "epochs"), (self.problems, "problems")):
+            for label, value in list(record["curriculum"][figures].items())[:MOST_LABELS]:
+                gauge.labels(label).set(value)
         self.step.set(record["step"])
         self.steps.inc()
         self.skipped.inc(record["skipped"])

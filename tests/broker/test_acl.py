@@ -164,7 +164,7 @@ def test_a_run_from_ticket_to_checkpoint(play: Play) -> None:
     play.dispatch.take(batch[1:])
     play.upload(1)
     play.dispatch.commit(1, 1, [held.group.ticket_id for held in batch[1:]], publish=True)
-    play.dispatch.make_final(play.dispatch.journal, 1, dict(play.dispatch.entry_ids))
+    play.dispatch.make_final(play.dispatch.journal, 1, dict(play.dispatch.entry_ids), 0)
     assert play.ledger.balance().balanced
     assert play.ledger.verdicts() == {"degenerate": 1, "trained": 2}
     assert refusals(play.root) == []

@@ -17,6 +17,7 @@ from tests.clock import Clock
 from tests.consumer.groups import failed_group, rollout
 from tests.consumer.one_step import step_stats
 
+CURRICULUM = {"epochs": {"sums": 1.5}, "problems": {}}
 STATS = step_stats(
     loss=-0.25, grad_norm=1.5, learning_rate=1e-5, skipped=False, tokens=9, padded_tokens=20, entropy=2.0, ess=0.9,
     ratio_mean=1.1, ratio_max=3.0, kl=0.01, truncation_fraction=0.1, truncation_fraction_negative=None,
@@ -33,7 +34,7 @@ class Desk:
         self.tally = StepTally(self.path, 5, self.metrics, self.clock)
 
     def step(self, step: int = 1, stats: StepStats = STATS) -> dict[str, Any]:
-        self.tally.step(stats, step=step, version=step, buffer=2, publish_seconds=0.125)
+        self.tally.step(stats, step=step, version=step, buffer=2, publish_seconds=0.125, curriculum=CURRICULUM)
         return self.lines()[-1]
 
     def lines(self) -> list[dict[str, Any]]:
@@ -62,7 +63,7 @@ def test_the_line_of_a_step_in_full(desk: Desk) -> None:
         "time": 102.0, "step": 1, "steps": 5, "policy_version": 1,
         "reward": 0.5, "samples": 2, "groups": {"trained": 1, "degenerate": 0, "stale": 0, "failed": 0},
         "completion_tokens": 6, "completion_length": 3.0, "truncated_fraction": 0.0,
-        "seconds": 2.0, "wait_seconds": 0.75, "publish_seconds": 0.125, "buffer": 2,
+        "seconds": 2.0, "wait_seconds": 0.75, "publish_seconds": 0.125, "curriculum": CURRICULUM, "buffer": 2,
         "loss": -0.25, "grad_norm": 1.5, "learning_rate": 1e-5, "skipped": False, "tokens": 9, "padded_tokens": 20,
         "entropy": 2.0, "ess": 0.9, "ratio_mean": 1.1, "ratio_max": 3.0, "kl": 0.01, "clip_fraction": 0.0,
         "truncation_fraction": 0.1, "staleness_mean": 1.5, "staleness_max": 3, "staleness_histogram": {"0": 4, "3": 5},
@@ -103,7 +104,9 @@ def test_each_step_begins_its_count_anew_and_appends(desk: Desk) -> None:
 
 def test_a_restarted_learner_appends_to_the_lines_of_the_first(desk: Desk) -> None:
     desk.step(1)
-    StepTally(desk.path, 5, LearnerMetrics()).step(STATS, step=2, version=2, buffer=0, publish_seconds=0.0)
+    StepTally(desk.path, 5, LearnerMetrics()).step(
+        STATS, step=2, version=2, buffer=0, publish_seconds=0.0, curriculum=CURRICULUM
+    )
     assert [line["step"] for line in desk.lines()] == [1, 2]
 
 

@@ -53,10 +53,10 @@ def run(server: Faulty, tmp_path: Path) -> Run:
     return run_on(server, "run", tmp_path / "run")
 
 
-def remembering(server: Faulty, run: Run, number: int, given: Answer = mixed) -> Any:
+def remembering(server: Faulty, run: Run, number: int, given: Answer = mixed) -> Answer:
     """Answers tickets; remembers what Redis holds when ticket `number` is asked for."""
 
-    def answer(ticket: Ticket) -> RolloutGroup:
+    def answer(ticket: Ticket) -> RolloutGroup | None:
         if ticket.kind == "train" and TicketId.parse(ticket.ticket_id).number == number:
             server.remember()
         return given(ticket)
@@ -178,7 +178,7 @@ def test_redis_forgets_under_a_learner_that_lives(server: Faulty, run: Run, tmp_
 
 
 def test_redis_restarts_and_nobody_notices_but_in_the_log(server: Faulty, run: Run, tmp_path: Path) -> None:
-    def answer(ticket: Ticket) -> RolloutGroup:
+    def answer(ticket: Ticket) -> RolloutGroup | None:
         if ticket.kind == "train" and TicketId.parse(ticket.ticket_id).number % 5 == 4:
             server.crash()
             server.start()

@@ -69,7 +69,7 @@ def test_a_ticket_issued_again_has_the_old_problem_and_a_number_and_seed_of_its_
     assert regular.problem == problem_of(0, 8, FLOW.problems), "a repetition takes no position of the epoch"
     assert list(dispatch.waiting()) == [*ids(2, 3, 6, 7), again(8, 3), again(9, 8)]
     assert asked_for(desk) == []
-    assert dispatch.issued == dispatch.ledger.balance().issued == 10
+    assert dispatch.issuer.issued == dispatch.ledger.balance().issued == 10
     assert dispatch.ledger.balance().balanced
 
 

@@ -22,6 +22,7 @@ from tests.consumer.one_step import step_stats
 BEGAN = 1_700_000_000.0
 TOKENS = 10  # of each completion
 GROUP = 4
+CURRICULUM = {"epochs": {"sums": 0.5}, "problems": {"never": 2, "sometimes": 3, "always": 0}}
 
 
 def group(rewards: list[float]) -> RolloutGroup:
@@ -110,7 +111,14 @@ class Run:
                 self.tally.consumed(group(one), verdict)
         self.tally.waited(waited)
         self.now += seconds
-        self.tally.step(stats(ages or {0: 10, 1: 30}), step=number, version=number, buffer=0, publish_seconds=0.0)
+        self.tally.step(
+            stats(ages or {0: 10, 1: 30}),
+            step=number,
+            version=number,
+            buffer=0,
+            publish_seconds=0.0,
+            curriculum=CURRICULUM,
+        )
 
     def plain_step(self, number: int, reward: float = 0.5, **more: Any) -> None:
         """A step of two trained groups and a degenerate one, with this mean reward of the trained."""

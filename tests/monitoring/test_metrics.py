@@ -26,7 +26,22 @@ from tests.ports import free_port
 
 Both = GeneratorMetrics | LearnerMetrics
 HOST = "127.0.0.1"
-LABELS = {"k", "task", "level", "phase", "reason", "kind", "event", "component", "verdict", "le", "staleness"}
+CURRICULUM = {"epochs": {"sums": 1.5}, "problems": {"never": 2, "sometimes": 3, "always": 0}}
+LABELS = {
+    "k",
+    "part",
+    "state",
+    "task",
+    "level",
+    "phase",
+    "reason",
+    "kind",
+    "event",
+    "component",
+    "verdict",
+    "le",
+    "staleness",
+}
 
 BY = [{"task": "sums", "level": "hard", "pass_at_1": 0.125}, {"task": "sums", "level": "easy", "pass_at_1": 0.375}]
 
@@ -53,7 +68,7 @@ def learner(folder: Path) -> LearnerMetrics:
         mismatch_by_staleness={1: 0.02, 3: 0.05},
         clip_fraction_negative=0.25,
     )
-    tally.step(figures, step=7, version=6, buffer=3, publish_seconds=0.1)
+    tally.step(figures, step=7, version=6, buffer=3, publish_seconds=0.1, curriculum=CURRICULUM)
     tally.evaluation({"pass_at_1": 0.25, "pass_at": {"4": 0.5}, "majority_at": {"4": 0.375}, "by": BY})
     tally.evaluation({"pass_at_1": None, "pass_at": {}, "majority_at": {}, "by": []})
     metrics.waiting("ticket", "t0000000042")
@@ -161,6 +176,8 @@ def test_what_the_learner_did_is_what_is_shown(tmp_path: Path) -> None:
     assert value(families, "headrace_learner_eval_pass_at", k="4") == 0.5
     assert value(families, "headrace_learner_eval_majority_at", k="4") == 0.375
     assert value(families, "headrace_learner_eval_by_pass_at_1", task="sums", level="hard") == 0.125
+    assert value(families, "headrace_learner_curriculum_epochs", part="sums") == 1.5
+    assert value(families, "headrace_learner_curriculum_problems", state="sometimes") == 3
     assert value(families, "headrace_learner_groups_total", verdict="trained") == 1
     assert value(families, "headrace_learner_groups_total", verdict="failed") == 2
     assert value(families, "headrace_learner_staleness_versions_count") == 30
