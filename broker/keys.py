@@ -76,7 +76,6 @@ class Keys:
         """List of how groups did since the last durable checkpoint, oldest first: what a curriculum goes by."""
         return self._key("observations")
 
-    @property
     def since_checkpoint(self) -> tuple[str, str]:
         """Lists that every durable checkpoint makes shorter."""
         return self.journal, self.observations

@@ -131,7 +131,7 @@ class Ledger:
         for stream, group in self._keys.streams(self.kind).values():
             pipe.delete(stream)
             pipe.xgroup_create(stream, group, id="0", mkstream=True)
-        pipe.delete(self._books, self._unsettled, *(self._keys.since_checkpoint if self.kind == "train" else []))
+        pipe.delete(self._books, self._unsettled, *(self._keys.since_checkpoint() if self.kind == "train" else []))
         if page.counters:
             pipe.hset(self._books, mapping=dict(page.counters))
         for ticket in tickets:

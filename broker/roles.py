@@ -73,7 +73,14 @@ def generator(keys: Keys) -> list[Grant]:
 def learner(keys: Keys) -> list[Grant]:
     """Issues tickets, settles groups, keeps the books and the pointer; may begin its own run anew, adds no group."""
     tickets, rollouts = keys.tickets(ANY), keys.rollouts(ANY)
-    kept = (keys.ledger(ANY), keys.unsettled(ANY), *keys.since_checkpoint, keys.writer, keys.policy, keys.policy_leases)
+    kept = (
+        keys.ledger(ANY),
+        keys.unsettled(ANY),
+        *keys.since_checkpoint(),
+        keys.writer,
+        keys.policy,
+        keys.policy_leases,
+    )
     announced = (keys.recipe, keys.fingerprint, keys.finished)
     stream = (*LOOKING_AT_A_STREAM, "xgroup|create", "xack", "xdel")
     return [
