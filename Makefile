@@ -25,7 +25,7 @@ export TOKENIZERS_PARALLELISM := false
 
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help install lint format type test test-fast demo objectives up eval stop broker acl producer consumer monitoring exporter ledger dead-letters crash-matrix soak bench bench-learner bench-verifiers staleness exhibit fuzz lock clean FORCE
+.PHONY: help install lint format type test test-fast demo objectives up eval stop broker acl producer consumer monitoring exporter ledger dead-letters crash-matrix soak bench bench-learner bench-verifiers staleness exhibit curriculum fuzz lock clean FORCE
 
 help:
 	@echo 'make VERB [RECIPE=recipes/demo.toml] [DEVICE=cpu|cuda] [PYTHON=python3.11] [ARGS="…"]'
@@ -111,6 +111,9 @@ staleness: $(RUNTIME) ## reward against staleness, preset by preset, on a toy (1
 
 exhibit: $(RUNTIME) ## a gameable reward against a verifiable one, on a toy, in one picture: docs/exhibit.png (5 minutes)
 	@exec $(PY) -m benchmarks.exhibit $(ARGS)
+
+curriculum: $(RUNTIME) ## samples to a given reward, by curriculum, on a toy: docs/curriculum.png (5 minutes)
+	@exec $(PY) -m benchmarks.curriculum $(ARGS)
 
 install: $(RUNTIME) ## install only (the other verbs do it by themselves)
 

@@ -140,6 +140,13 @@ def sampled(
 ) -> list[RolloutGroup]:
     """`groups` problems drawn at random and `size` completions of each by `toy`, which is policy `version`."""
     drawn = torch.randint(len(problems.prompts), (groups,), generator=chance)
+    return answered(toy, problems, version, drawn, size, chance, judge)
+
+
+def answered(
+    toy: Toy, problems: Problems, version: int, drawn: Tensor, size: int, chance: torch.Generator, judge: Judge
+) -> list[RolloutGroup]:
+    """`size` completions of each of the problems `drawn` (groups,)."""
     which = drawn.repeat_interleave(size)
     found = toy.sample(problems.prompts[which], chance)
     rollouts = [

@@ -33,7 +33,7 @@ SHARED = f"""--run.steps {STEPS} --run.seed 3 --learner.groups_per_step {GROUPS}
 STRICT = "--run.deterministic true --learner.order strict"
 MODES = {
     "strict, bound 0": f"{STRICT} --run.max_staleness 0 --learner.pipeline_depth 0",
-    "strict, bound 2": f"{STRICT} --run.max_staleness 2 --learner.pipeline_depth 2",
+    "strict, bound 2": f"{STRICT} --run.max_staleness 2 --learner.pipeline_depth 2 --learner.curriculum target",
     "ready, bound 6": "--learner.order ready --run.max_staleness 6 --learner.pipeline_depth 2",
 }
 BOUNDS = {"strict, bound 0": 0, "strict, bound 2": 2, "ready, bound 6": 6}
