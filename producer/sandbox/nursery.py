@@ -29,7 +29,11 @@ OFFERED = (
     *("struct", "sys", "textwrap", "threading", "time", "timeit", "traceback", "types", "typing", "unicodedata"),
     *("uuid", "warnings", "weakref", "zlib"),
 )
-BEHIND = ("_strptime", "encodings.ascii", "encodings.latin_1", "encodings.utf_16", "encodings.utf_32")  # as they run
+BEHIND = (  # what those import as they run
+    *("_strptime", "encodings.ascii", "encodings.cp1252", "encodings.hex_codec", "encodings.latin_1"),
+    *("encodings.rot_13", "encodings.utf_16", "encodings.utf_16_be", "encodings.utf_16_le", "encodings.utf_32"),
+    *("encodings.utf_32_be", "encodings.utf_32_le", "encodings.utf_8_sig"),
+)
 READY = b"ready"
 MESSAGE = 500  # bytes of one
 
@@ -37,7 +41,8 @@ MESSAGE = 500  # bytes of one
 def main() -> None:
     """Serve until the socket closes."""
     control = socket.socket(fileno=os.dup(0))
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.close(0)
+    os.open(os.devnull, os.O_RDONLY)  # takes the lowest number, 0
     try:
         die_with(int(sys.argv[2]))
         _, hard = resource.getrlimit(resource.RLIMIT_CPU)

@@ -30,11 +30,12 @@ class Chameleon(int):
 
 
 Point = namedtuple("Point", "x y")
-PLAIN = (
-    *(None, True, 0, -7, 10**60, 1.5, -0.0, 1e300, float("inf"), float("-inf"), 2j, complex(-1, -0.0), "", "a'\n\"é\ud800"),
+PLAIN: tuple[object, ...] = (
+    *(None, True, 0, -7, 10**60, 1.5, -0.0, 1e300, float("inf"), float("-inf"), 2j, complex(-1, -0.0)),
+    *("", "a'\n\"é\ud800"),
     *(b"\x00a", [], [1, [2]], (), (1,), (1, (2, "x")), {1, 2}, set(), {"a": [1], (1, 2): {3}}, {None: True}),
 )  # fmt: skip
-DERIVED = (
+DERIVED: tuple[tuple[object, object], ...] = (
     *((Colour.RED, 3), (Shouting("said"), "said"), (Chameleon(4), 4), (bytearray(b"a"), b"a"), (frozenset("a"), {"a"})),
     *((deque([1]), [1]), (Point(1, 2), (1, 2)), (Counter("aa"), {"a": 2}), (OrderedDict(b=1, a=2), {"a": 2, "b": 1})),
     *((defaultdict(list, {1: [2]}), {1: [2]}), ([Colour.RED], [3])),
@@ -62,10 +63,12 @@ def test_a_subclass_counts_as_what_it_derives_from(value: object, plain: object)
 
 @pytest.mark.parametrize(
     "value",
-    [float("nan"), [float("nan")], complex("nan"), object(), len, range(3), Decimal(1), {1: object}, {frozenset()}]
-    + [NESTED, ENDLESS, "x" * (LONGEST + 1), [0] * LONGEST, 10**5000, iter([1]), ...],
+    [
+        *(float("nan"), [float("nan")], complex("nan"), object(), len, range(3), Decimal(1), {1: object}),
+        *({frozenset()}, NESTED, ENDLESS, "x" * (LONGEST + 1), [0] * LONGEST, 10**5000, iter([1]), ...),
+    ],
     ids=lambda value: type(value).__name__,
-)  # fmt: skip
+)
 def test_the_rest_has_no_text_that_can_be_read(value: object) -> None:
     with pytest.raises(ValueError, match=r"."):
         read(written(value))
