@@ -31,7 +31,7 @@ _sandbox = Sandbox()
 
 
 @dataclass(frozen=True)
-class Tests:
+class FunctionTests:
     """What `Problem.gold` holds: a function's name, and for each call its arguments and what it must return."""
 
     entry: str
@@ -42,7 +42,7 @@ class Tests:
         return json.dumps([self.entry, self.calls])
 
     @classmethod
-    def decode(cls, gold: str) -> Tests:
+    def decode(cls, gold: str) -> FunctionTests:
         """Raises `ValueError`."""
         entry, calls = json.loads(gold)
         return cls(entry, tuple((str(given), str(expected)) for given, expected in calls))
@@ -53,7 +53,7 @@ def score(completion: str, problem: Problem, *, seconds: float = 3.0) -> Verdict
 
     Raises `Unavailable` where programs cannot be locked up.
     """
-    tests = Tests.decode(problem.gold)
+    tests = FunctionTests.decode(problem.gold)
     program = declared(completion, problem, tests.entry)
     if program is None:
         return Verdict(0.0, {"correct": 0.0, "passed": 0.0, "formatted": 0.0})
@@ -124,7 +124,7 @@ def _passes(line: str, expected: str) -> bool:
         return False
 
 
-def _shown(lines: Sequence[str], passed: Sequence[bool], tests: Tests) -> str:
+def _shown(lines: Sequence[str], passed: Sequence[bool], tests: FunctionTests) -> str:
     """The outcomes, what passes in the words of its test: who is right says the same. '' where nothing came back."""
     if not any(line.startswith(VALUE) for line in lines):
         return ""

@@ -1,4 +1,4 @@
-"""Whether candidates can be locked up on this machine (where not, tests that need it are skipped), and what they say."""
+"""Whether candidates can be locked up here (where not, tests that need it are skipped by name), and what they say."""
 
 from __future__ import annotations
 

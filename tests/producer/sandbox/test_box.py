@@ -21,6 +21,7 @@ from producer.sandbox.runner import encode
 from tests.producer.sandbox.available import SECONDS, family, needs_lock, said
 
 pytestmark = needs_lock
+
 # -- what it is for ---------------------------------------------------------------------------------------------------
 
 
