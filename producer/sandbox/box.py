@@ -43,16 +43,18 @@ class Sandbox:
         self._close: weakref.finalize[..., Sandbox] | None = None
 
     def run(self, code: str, entry: str, arguments: Sequence[str], seconds: float) -> list[str]:
-        """The lines that the candidate has said, whole ones only; none if it said too much. Raises `Unavailable`."""
+        """The lines that the candidate has said within `seconds`, whole ones only; none if it said too much.
+
+        Raises `Unavailable`.
+        """
         control = self._control or self._launch()
         ours, theirs = socket.socketpair()
         with ours:
             try:
                 with theirs:
                     socket.send_fds(control, [READY], [theirs.fileno()])
-                until = time.monotonic() + seconds
                 try:
-                    heard = _exchange(ours, encode(code, entry, arguments, seconds), until)
+                    heard = _exchange(ours, encode(code, entry, arguments, seconds), seconds)
                 finally:
                     control.send(READY)
                     if control.recv(MESSAGE) != READY:
@@ -112,13 +114,18 @@ def _ended(process: subprocess.Popen[bytes], control: socket.socket) -> None:
     process.wait()
 
 
-def _exchange(channel: socket.socket, request: bytes, until: float) -> bytes:
-    """Send the request, and hear until the other end closes, it is time, or it is too much."""
+def _exchange(channel: socket.socket, request: bytes, seconds: float) -> bytes:
+    """Send the request, and hear until the other end closes, it is time, or it is too much.
+
+    The time begins when the candidate is locked up: what a busy machine takes to get there is not its fault.
+    """
     heard = bytearray()
     with contextlib.suppress(TimeoutError, ConnectionError):  # hung, or died: what was heard by then counts
-        channel.settimeout(max(until - time.monotonic(), 0.001))
+        channel.settimeout(LAUNCH_SECONDS)
         channel.sendall(request)
         channel.shutdown(socket.SHUT_WR)
+        heard += channel.recv(1 << 16)
+        until = time.monotonic() + seconds
         while len(heard) <= MOST_BYTES:
             channel.settimeout(max(until - time.monotonic(), 0.001))
             if not (part := channel.recv(1 << 16)):

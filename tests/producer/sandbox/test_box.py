@@ -189,6 +189,10 @@ def test_a_kernel_that_refuses_the_filter_has_nothing_run(monkeypatch: pytest.Mo
         box.require()
 
 
+def test_this_machine_locks() -> None:
+    box.require()
+
+
 def test_a_machine_that_we_do_not_know_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
     with pytest.raises(Unavailable, match="linux on riscv64 has no filter that we know"):

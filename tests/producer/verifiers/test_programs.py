@@ -13,7 +13,7 @@ from producer.verify import VerifierPool
 from tests.producer.sandbox.available import needs_lock
 from tests.producer.verifiers.programs import GOOD, HOSTILE, PROBLEM
 
-SECONDS = 0.4
+SECONDS = 1.0
 SCORING = Scoring("producer.verifiers.code:score", {"seconds": SECONDS})
 
 
