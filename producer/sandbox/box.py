@@ -88,6 +88,7 @@ class Sandbox:
             )
         self._close = weakref.finalize(self, _ended, process, ours)
         ours.settimeout(LAUNCH_SECONDS)
+        greeting = b""
         with contextlib.suppress(OSError):
             greeting = ours.recv(MESSAGE)
         if greeting != READY:

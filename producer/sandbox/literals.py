@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import cmath
 import math
+import warnings
 from collections import deque
 from collections.abc import Sized
 
@@ -67,7 +68,8 @@ def read(text: str) -> object:
     if len(text) > LONGEST:
         raise ValueError("too long")
     try:
-        return ast.literal_eval(text)
+        with warnings.catch_warnings(action="ignore"):  # Python's opinion of how it is written
+            return ast.literal_eval(text)
     except (SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise ValueError(f"no literal: {type(error).__name__}") from None
 
