@@ -74,7 +74,7 @@ def declared(completion: str, problem: Problem, entry: str) -> str | None:
         if any(block.strip() in content for _, content in problem.messages):
             continue  # what stands in the prompt is an echo of it
         if (tree := _parsed(block)) is not None and _defines(tree, entry):
-            found[ast.dump(tree)] = block
+            found[_identity(tree, block)] = block
     return next(iter(found.values())) if len(found) == 1 else None
 
 
@@ -104,6 +104,14 @@ def _parsed(block: str) -> ast.Module | None:
             return ast.parse(block)
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return None
+
+
+def _identity(tree: ast.Module, block: str) -> str:
+    """What comments and spaces do not change; of a program that nests too deeply for that, its text."""
+    try:
+        return ast.dump(tree)
+    except RecursionError:
+        return block.strip()
 
 
 def _defines(tree: ast.Module, entry: str) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 
+from producer.sandbox.box import BOOT
 from producer.tasks import Scoring, Verdict
 from producer.verify import VerifierPool
 from tests.producer.sandbox.available import needs_lock
@@ -17,12 +18,12 @@ SECONDS = 1.0
 SCORING = Scoring("producer.verifiers.code:score", {"seconds": SECONDS})
 
 
-def verdicts(texts: list[str]) -> tuple[list[Verdict], list[psutil.Process]]:
+def verdicts(scoring: Scoring, texts: list[str], seconds: float) -> tuple[list[Verdict], list[psutil.Process]]:
     """Through a real pool of one worker, and the processes below it when all were scored."""
 
     async def run() -> tuple[list[Verdict], list[psutil.Process]]:
         others = set(psutil.Process().children(recursive=True))
-        pool = VerifierPool([SCORING], 1, seconds=10.0)
+        pool = VerifierPool([scoring], 1, seconds)
         await pool.start()
         try:
             found = await pool.verify(PROBLEM, texts)
@@ -33,6 +34,12 @@ def verdicts(texts: list[str]) -> tuple[list[Verdict], list[psutil.Process]]:
     return asyncio.run(run())
 
 
+def left_of(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that are still there; nobody may have reaped an orphan yet."""
+    _, left = psutil.wait_procs(processes, timeout=10)
+    return [process for process in left if process.status() != psutil.STATUS_ZOMBIE]
+
+
 @needs_lock
 def test_none_scores_and_each_costs_its_neighbours_nothing(tmp_path: Path) -> None:
     answers = tmp_path / "answers.jsonl"
@@ -40,7 +47,7 @@ def test_none_scores_and_each_costs_its_neighbours_nothing(tmp_path: Path) -> No
     before = set(Path.cwd().iterdir())
     facts = {"TRACE": str(tmp_path / "trace"), "ANSWERS": str(answers), "PARENT": str(os.getpid())}
     texts = [text for hostile in HOSTILE.values() for text in (_filled(hostile, facts), GOOD)]
-    found, processes = verdicts(texts)
+    found, processes = verdicts(SCORING, texts, seconds=10.0)
     names = list(HOSTILE)
     assert [name for name, verdict in zip(names, found[::2], strict=True) if verdict.reward] == []
     assert [name for name, verdict in zip(names, found[1::2], strict=True) if verdict.reward != 1.0] == []
@@ -48,8 +55,25 @@ def test_none_scores_and_each_costs_its_neighbours_nothing(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["answers.jsonl"]
     assert set(Path.cwd().iterdir()) == before
     assert len(processes) == 2, "the worker and the nursery: no candidate is left, dead or alive"
-    _, left = psutil.wait_procs(processes, timeout=10)
-    assert [process for process in left if process.status() != psutil.STATUS_ZOMBIE] == []
+    assert left_of(processes) == []
+
+
+@needs_lock
+def test_a_program_that_runs_when_its_verifier_is_killed_dies_with_it() -> None:
+    """The last resort: the pool's own clock, shorter here than the program's."""
+    patient = Scoring("producer.verifiers.code:score", {"seconds": 600.0})
+    found, _ = verdicts(patient, [HOSTILE["a deaf loop"], GOOD], seconds=2.0)
+    assert [(verdict.reward, bool(verdict.failed)) for verdict in found] == [(0.0, True), (1.0, False)]
+    assert left_of([process for process in psutil.process_iter() if _orphan(process)]) == []
+
+
+def _orphan(process: psutil.Process) -> bool:
+    """A nursery, or a child of one, that has survived who asked for it; it has that number on its command line."""
+    try:
+        *command, asker = process.cmdline() or [""]
+    except psutil.Error:  # it has just ended
+        return False
+    return BOOT in command and not psutil.pid_exists(int(asker))
 
 
 def _filled(text: str, facts: dict[str, str]) -> str:
