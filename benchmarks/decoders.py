@@ -47,6 +47,8 @@ from deploy.recipe import read
 from monitoring.endpoints import decode
 from monitoring.metrics import GeneratorMetrics
 from monitoring.progress import Progress
+from producer.sandbox.literals import read as read_literal
+from producer.sandbox.literals import same, written
 from producer.tasks.base import Problem, Verdict
 from producer.verify_lines import (
     decode_answer,
@@ -135,6 +137,14 @@ CARD = TaskCard("sums", 7, 3, "h", (PartCard("sums", 7),), ((0, "easy"), (0, "ha
 def _card(raw: bytes) -> None:
     card = decode_card(raw)
     assert decode_card(encode_card(card)) == card
+
+
+def _result(raw: bytes) -> None:
+    try:
+        value = read_literal(raw.decode("ascii", "replace"))
+    except ValueError as error:
+        raise Malformed(str(error)) from None
+    assert same(value, value)
 
 
 def _answer(raw: bytes) -> None:
@@ -244,6 +254,11 @@ def decoders(folder: Path) -> list[Decoder]:
             "verify greeting",
             [encode_greeting("", "Operation not permitted")],
             lambda raw: _texts(decode_greeting(raw)),
+        ),
+        Decoder(
+            "result of a program",
+            [written(value).encode() for value in ([1, -2.5, "é"], {"a": {1, 2}, (None, b"x"): 2j}, "a'b")],
+            _result,
         ),
         Decoder(
             "steps.jsonl",

@@ -1,16 +1,20 @@
 """`make bench-verifiers`: verdicts a second that one worker of the pool gives, on one core.
 
-The answers are the conformance table's of the tests, formulas and all, and plain numbers in their natural forms, each
-in a completion of some sentences, in groups as a generator asks. Invariant: the pool, its processes and their limits
-are those of a run. Refuses to know whether the verdicts are right: tests do.
+The answers are the conformance table's of the tests, formulas and all, plain numbers in their natural forms, and our
+own small functions, right and wrong, each in a completion of some sentences, in groups as a generator asks. Invariant:
+the pool, its processes and their limits are those of a run. Refuses to know whether the verdicts are right: tests do.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 
 from producer.tasks import Problem, Scoring
+from producer.tasks.asserts import read_asserts
+from producer.tasks.code import OWN
+from producer.verifiers.code import FunctionTests
 from producer.verify import VerifierPool
 from tests.producer.verifiers.cases import CHAPTERS
 
@@ -46,6 +50,18 @@ def formulas() -> list[tuple[Problem, list[str]]]:
     return out
 
 
+def programs() -> list[tuple[Problem, list[str]]]:
+    """Groups of functions: the right one, and one that is wrong from its first test on."""
+    out = []
+    for row in map(json.loads, OWN.read_text(encoding="utf-8").splitlines()):
+        calls = read_asserts(row["test_list"])
+        tests = FunctionTests(calls[0].entry, tuple((call.args, call.expect) for call in calls))
+        codes = (row["code"], f"def {tests.entry}(*_):\n    return None")
+        texts = [f"{REASONING}\n```python\n{code}\n```" for code in codes]
+        out.append((Problem("?", tests.encode()), texts * (GROUP // 2)))
+    return out
+
+
 async def rate(scoring: Scoring, groups: list[tuple[Problem, list[str]]]) -> tuple[int, float]:
     """Verdicts, and seconds they took; the first group is not counted."""
     pool = VerifierPool([scoring], workers=1)
@@ -67,6 +83,7 @@ def main() -> None:
         "numbers (`numeric`)": (Scoring("producer.verifiers.numeric:score", {"answer": ["hashes"]}), numbers()),
         "numbers (`symbolic`)": (Scoring("producer.verifiers.symbolic:score", {"answer": ["hashes"]}), numbers()),
         "the conformance table (`symbolic`)": (Scoring("producer.verifiers.symbolic:score"), formulas()),
+        "functions with tests (`code`)": (Scoring("producer.verifiers.code:score"), programs()),
     }
     for name, (scoring, groups) in kinds.items():
         count, seconds = asyncio.run(rate(scoring, groups))

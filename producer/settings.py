@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from broker.settings import RecipeBase, Section
-from producer.tasks.settings import AnyTask
+from producer.tasks.settings import AnyTask, CodeSettings, MixtureSettings
 
 
 class GeneratorSettings(Section):
@@ -48,6 +48,12 @@ class GeneratorRecipe(RecipeBase):
             raise ValueError(
                 "run.deterministic needs generator.engine = 'transformers': vLLM's batching is not bit-stable"
             )
+        for part in self.task.parts if isinstance(self.task, MixtureSettings) else (self.task,):
+            if isinstance(part, CodeSettings) and part.seconds + 1.0 > self.generator.verifier_seconds:
+                raise ValueError(
+                    f"task.seconds = {part.seconds:g} of a program must be a second below generator.verifier_seconds = "
+                    f"{self.generator.verifier_seconds:g}, after which its whole verifier is killed"
+                )
         if self.task.weight != 1.0:
             raise ValueError("task.weight is a share among the parts of a mixture, and this task is alone")
         return self

@@ -27,7 +27,7 @@ NAMES = (
     *("ticket", "group", "journal entry", "task card", "fingerprint", "manifest", "checkpoint document"),
     *("checkpoint state", "recipe", "weight index", "model configuration"),
     *("adapter configuration", "adapter weights", "verify request", "verify answer"),
-    *("verify greeting", "steps.jsonl", "healthz and metrics"),
+    *("verify greeting", "result of a program", "steps.jsonl", "healthz and metrics"),
 )
 SECONDS = 10.0  # for one input, on a machine that is busy with other things
 

@@ -1,6 +1,7 @@
 """Data never becomes code: nothing is unpickled or evaluated, weights are safetensors, no model brings code along.
 
-Read from the source, in all our packages; and tried, with a model whose files would run if they were loaded.
+Read from the source, in all our packages; and tried, with a model whose files would run if they were loaded. The one
+exception is what the task `code` asks a model for, behind the lock of `producer/sandbox/` (`tests/producer/sandbox/`).
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ UNPICKLERS = {
     *("pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "jsonpickle"),
     *("pickletools", "copyreg", "pandas"),
 }
+
+BEHIND_THE_LOCK = [f"producer/sandbox/runner.py calls {name}" for name in ("exec", "compile")]
 
 
 # -- read from the source ---------------------------------------------------------------------------------------------
@@ -80,7 +83,7 @@ def test_no_data_becomes_code() -> None:
         for path in sorted((ROOT / package).rglob("*.py")):
             file = path.relative_to(ROOT).as_posix()
             found += [f"{file} {danger}" for danger in dangers(ast.parse(path.read_text()))]
-    assert found == []
+    assert found == BEHIND_THE_LOCK
 
 
 @pytest.mark.parametrize(

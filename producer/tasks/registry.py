@@ -15,6 +15,7 @@ from producer.tasks import mixture
 from producer.tasks.base import FixedTask
 from producer.tasks.settings import (
     AdditionSettings,
+    CodeSettings,
     CountdownSettings,
     FileSettings,
     Gsm8kSettings,
@@ -27,6 +28,7 @@ from producer.tasks.settings import (
 
 MODULES: dict[type[TaskSettings], str] = {
     AdditionSettings: "addition",
+    CodeSettings: "code",
     CountdownSettings: "countdown",
     FileSettings: "custom",
     Gsm8kSettings: "gsm8k",

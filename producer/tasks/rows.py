@@ -1,7 +1,7 @@
 """Problems that are rows: of a file of JSON lines, of a folder with one for each split, or of a hub's dataset.
 
 Invariant: what is set aside depends on the rows and on how many, never on a run's seed; a row that is not what it must
-be is refused by its place. Refuses to know what the fields mean.
+be is refused by its place, or left out and counted where a task says so. Refuses to know what the fields mean.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from broker.errors import Refused
 from producer.tasks.base import Problem
 from producer.tasks.settings import RowsSettings
+
+log = structlog.get_logger("tasks")
 
 SPLIT_SEED = "headrace rows 1"
 Row = dict[str, Any]
@@ -25,23 +29,30 @@ Reader = Callable[[Row], Problem]  # raises `ValueError` for a row that is no pr
 
 @dataclass(frozen=True)
 class Source:
-    """Rows and where they stand."""
+    """Rows and where they stand; with `leave_out`, one that is no problem is no reason to refuse the others."""
 
     name: str
     rows: Iterable[Any]
+    leave_out: bool = False
 
     def problems(self, read: Reader) -> list[Problem]:
         """Raises `Refused`, naming the row."""
-        out = []
+        out, wrong = list[Problem](), list[str]()
         for number, row in enumerate(self.rows, 1):
             if not isinstance(row, dict):
                 raise Refused(f"{self.name}, problem {number}: not an object with fields")
             try:
                 out.append(read(row))
             except ValueError as error:
-                raise Refused(f"{self.name}, problem {number}: {error}") from None
+                wrong.append(f"problem {number}: {error}")
+                if not self.leave_out:
+                    raise Refused(f"{self.name}, {wrong[0]}") from None
+        if not out and wrong:
+            raise Refused(f"{self.name}: none of its {len(wrong)} problems can be used, such as {wrong[0]}")
         if not out:
             raise Refused(f"{self.name} holds no problems")
+        if wrong:
+            log.warning("problems left out", source=self.name, left_out=len(wrong), kept=len(out), first=wrong[0])
         return out
 
 
@@ -68,21 +79,24 @@ def splits(found: Sequence[Source], read: Reader, held_out: int) -> tuple[tuple[
 
 
 def problems_of(
-    settings: RowsSettings, read: Callable[[Row], tuple[str, str]]
+    settings: RowsSettings, read: Callable[[Row], tuple[str, str]], leave_out: bool = False
 ) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:
-    """To train on and held out, as a section describes it; `read` gives prompt and gold of a row. Raises `Refused`."""
+    """To train on and held out, as a section describes it; `read` gives prompt and gold of a row. Raises `Refused`.
+
+    `leave_out`: rows that are no problems are left out and counted.
+    """
 
     def problem(row: Row) -> Problem:
         return Problem(*read(row), str(row.get(settings.level_field, "")) if settings.level_field else "")
 
     found = sources(settings.path, settings.held_out_path, settings.hub, settings.hub_splits)
-    return splits([_wanted(source, settings.only) for source in found], problem, settings.held_out)
+    wanted = [Source(source.name, _wanted(source.rows, settings.only), leave_out) for source in found]
+    return splits(wanted, problem, settings.held_out)
 
 
-def _wanted(source: Source, only: Mapping[str, Sequence[str]]) -> Source:
-    """Its rows that have one of these values in each of these fields."""
-    rows = (r for r in source.rows if not isinstance(r, dict) or all(str(r.get(f)) in vs for f, vs in only.items()))
-    return Source(source.name, rows)
+def _wanted(rows: Iterable[Any], only: Mapping[str, Sequence[str]]) -> Iterator[Any]:
+    """Those that have one of these values in each of these fields."""
+    return (r for r in rows if not isinstance(r, dict) or all(str(r.get(f)) in vs for f, vs in only.items()))
 
 
 def text(row: Row, field: str) -> str:

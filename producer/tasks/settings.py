@@ -83,6 +83,9 @@ class RowsSettings(TaskSettings):
 
     @model_validator(mode="after")
     def _somewhere(self) -> Self:
+        return self._from_one_place()
+
+    def _from_one_place(self) -> Self:
         if (self.path is None) == (self.hub is None):
             raise ValueError("give either path or hub")
         if self.hub is not None and self.held_out_path is not None:
@@ -118,6 +121,24 @@ class JsonlSettings(RowsSettings):
     answer: tuple[AnswerFormat, ...] = Field(("boxed",), min_length=1, description=FORMATS)
 
 
+class CodeSettings(RowsSettings):
+    """Functions that must pass unit tests."""
+
+    name: Literal["code"]
+    held_out: int = Field(10, ge=0, description="problems for evaluation, never trained on")
+    prompt_field: str = "text"
+    tests_field: str = Field("test_list", description="field with a list of tests, each `assert f(1, 2) == 3`")
+    shown_tests: int = Field(1, ge=0, description="tests that the prompt shows; the others stay hidden")
+    level_field: str | None = "level"
+    seconds: float = Field(3.0, gt=0, le=600, description="wall clock of one program, all of its tests together")
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Self:
+        if self.path is None and self.hub is None and self.held_out_path is None:
+            return self  # our own functions
+        return self._from_one_place()
+
+
 class ReasoningGymSettings(TaskSettings):
     """A procedural dataset of reasoning-gym, by its name there."""
 
@@ -142,7 +163,7 @@ def _kind(data: Any) -> str | None:
     return CHOICE + ("file" if ".py:" in name else name)
 
 
-NAMES = ("addition", "countdown", "gsm8k", "math", "reasoning_gym", "jsonl")
+NAMES = ("addition", "countdown", "gsm8k", "math", "code", "reasoning_gym", "jsonl")
 UNKNOWN = f"name a task: {', '.join(NAMES)}, mixture, or a class of yours as file.py:Class"
 _BY_NAME = Discriminator(_kind, custom_error_type="unknown_task", custom_error_message=UNKNOWN)
 
@@ -151,6 +172,7 @@ SinglePart = Annotated[
     | Annotated[CountdownSettings, Tag(CHOICE + "countdown")]
     | Annotated[Gsm8kSettings, Tag(CHOICE + "gsm8k")]
     | Annotated[MathSettings, Tag(CHOICE + "math")]
+    | Annotated[CodeSettings, Tag(CHOICE + "code")]
     | Annotated[ReasoningGymSettings, Tag(CHOICE + "reasoning_gym")]
     | Annotated[JsonlSettings, Tag(CHOICE + "jsonl")]
     | Annotated[FileSettings, Tag(CHOICE + "file")],

@@ -32,7 +32,7 @@ def declared(completion: str, problem: Problem, formats: Sequence[str]) -> list[
     of the line (or the next line) · `last_number`: the last number, which anything with a number in it has: a model
     can list candidates and end with the likeliest.
     """
-    text = _spoken(completion, problem)
+    text = spoken(completion, problem)
     found = [place for name in formats for place in FORMATS[name](text)]
     return [answer.strip() for _, answer in sorted(found) if len(answer) <= LONGEST]
 
@@ -64,7 +64,7 @@ def judged(
     return Verdict(correct, {"correct": correct, "formatted": 1.0}, answer=shown(last))
 
 
-def _spoken(completion: str, problem: Problem) -> str:
+def spoken(completion: str, problem: Problem) -> str:
     """What is said behind the reasoning, without echoes of the prompt; nothing where the reasoning does not end."""
     _, thought, rest = completion.rpartition(THOUGHT)
     if THINK in rest or (not thought and THINK in completion):

@@ -1,11 +1,7 @@
 """Asserts become calls with literal arguments, or are refused; nothing of them is run."""
 
-import json
-from pathlib import Path
-
 import pytest
 
-from producer import tasks
 from producer.tasks.asserts import Call, read_asserts
 
 
@@ -37,11 +33,3 @@ def test_what_is_no_literal_call_is_refused_by_its_text(test: str) -> None:
 def test_the_tests_of_a_problem_call_one_function(several: list[str]) -> None:
     with pytest.raises(ValueError, match="exactly one function"):
         read_asserts(several)
-
-
-def test_every_row_of_our_own_functions_can_be_read() -> None:
-    rows = (Path(tasks.__file__).parent / "data" / "functions.jsonl").read_text().splitlines()
-    for row in map(json.loads, rows):
-        calls = read_asserts(row["test_list"])
-        assert len(calls) == 4
-        assert f"def {calls[0].entry}(" in row["code"]

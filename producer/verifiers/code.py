@@ -1,0 +1,143 @@
+"""A function in a fenced block: right if it returns what every test expects, run where it can do nothing else.
+
+Invariant: what is expected stays in this process; the program (`producer/sandbox/`) is told arguments only, and what it
+says is read as literals of bounded size. Refuses to know where the tests come from and how a program is locked up.
+
+The declared answer is the one block between ``` or ```python and ``` that defines the function. Blocks that do not are
+illustration; of two different ones that do neither counts, so that nothing is won by offering several.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from producer.sandbox.box import Sandbox
+from producer.sandbox.literals import read, same, written
+from producer.tasks.base import Problem, Verdict
+from producer.verifiers.answer import spoken
+
+LONGEST = 20_000  # characters of a program
+FENCE = re.compile(r"([ \t]*)(`{3,})[ \t]*([^\s`]*)[^`]*")
+LONGEST_FENCE = 100  # characters, what may follow the language included
+LANGUAGES = ("", "python", "py", "python3")
+VALUE = "= "
+
+_sandbox = Sandbox()
+
+
+@dataclass(frozen=True)
+class FunctionTests:
+    """What `Problem.gold` holds: a function's name, and for each call its arguments and what it must return."""
+
+    entry: str
+    calls: tuple[tuple[str, str], ...]
+
+    def encode(self) -> str:
+        """As JSON."""
+        return json.dumps([self.entry, self.calls])
+
+    @classmethod
+    def decode(cls, gold: str) -> FunctionTests:
+        """Raises `ValueError`."""
+        entry, calls = json.loads(gold)
+        return cls(entry, tuple((str(given), str(expected)) for given, expected in calls))
+
+
+def score(completion: str, problem: Problem, *, seconds: float = 3.0) -> Verdict:
+    """1.0 if every test passes. `passed`: the share that does; `formatted`: one program is declared.
+
+    Raises `Unavailable` where programs cannot be locked up.
+    """
+    tests = FunctionTests.decode(problem.gold)
+    program = declared(completion, problem, tests.entry)
+    if program is None:
+        return Verdict(0.0, {"correct": 0.0, "passed": 0.0, "formatted": 0.0})
+    lines = _sandbox.run(program, tests.entry, [given for given, _ in tests.calls], seconds)
+    if len(lines) > len(tests.calls):
+        lines = []  # it has spoken for itself
+    passed = [_passes(line, expected) for line, (_, expected) in zip(lines, tests.calls, strict=False)]
+    correct = float(len(passed) == len(tests.calls) and all(passed))
+    share = sum(passed) / len(tests.calls)
+    answer = _shown(lines, passed, tests)
+    return Verdict(correct, {"correct": correct, "passed": share, "formatted": 1.0}, answer=answer)
+
+
+def declared(completion: str, problem: Problem, entry: str) -> str | None:
+    """The one program that defines `entry`; None where there is none, or several that differ in more than looks."""
+    found = dict[str, str]()
+    for block in blocks(spoken(completion, problem)):
+        if any(block.strip() in content for _, content in problem.messages):
+            continue  # what stands in the prompt is an echo of it
+        if (tree := _parsed(block)) is not None and _defines(tree, entry):
+            found[_identity(tree, block)] = block
+    return next(iter(found.values())) if len(found) == 1 else None
+
+
+def blocks(text: str) -> list[str]:
+    """What stands in fenced blocks of Python, or of no language; one that is not closed is none."""
+    out = list[str]()
+    opened: re.Match[str] | None = None
+    lines = list[str]()
+    for line in text.replace("\r\n", "\n").split("\n"):  # splitlines() also breaks at U+2028 inside a string
+        match = FENCE.fullmatch(line) if len(line) <= LONGEST_FENCE else None
+        if opened is None:
+            opened, lines = match, []
+        elif match and not match[3] and len(match[2]) >= len(opened[2]):
+            if opened[3].lower() in LANGUAGES:
+                out.append("\n".join(lines))
+            opened = None
+        else:
+            lines.append(line.removeprefix(opened[1]))
+    return out
+
+
+def _parsed(block: str) -> ast.Module | None:
+    if len(block) > LONGEST:
+        return None
+    try:
+        with warnings.catch_warnings(action="ignore"):  # a model's escapes are its own business
+            return ast.parse(block)
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return None
+
+
+def _identity(tree: ast.Module, block: str) -> str:
+    """What comments and spaces do not change; of a program that nests too deeply for that, its text."""
+    try:
+        return ast.dump(tree)
+    except RecursionError:
+        return block.strip()
+
+
+def _defines(tree: ast.Module, entry: str) -> bool:
+    """By `def`, or by an assignment (of a lambda, say)."""
+    for node in tree.body:
+        match node:
+            case ast.FunctionDef(name=name) if name == entry:
+                return True
+            case ast.Assign(targets=targets) if any(isinstance(t, ast.Name) and t.id == entry for t in targets):
+                return True
+    return False
+
+
+def _passes(line: str, expected: str) -> bool:
+    try:
+        return line.startswith(VALUE) and same(read(expected), read(line.removeprefix(VALUE)))
+    except (ValueError, RecursionError):
+        return False
+
+
+def _shown(lines: Sequence[str], passed: Sequence[bool], tests: FunctionTests) -> str:
+    """The outcomes, what passes in the words of its test: who is right says the same. '' where nothing came back."""
+    if not any(line.startswith(VALUE) for line in lines):
+        return ""
+    expected = (written(read(text)) for _, text in tests.calls)
+    return "; ".join(
+        wanted if right else line.removeprefix(VALUE)
+        for line, right, wanted in zip(lines, passed, expected, strict=False)
+    )
