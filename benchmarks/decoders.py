@@ -21,6 +21,7 @@ from safetensors.numpy import save
 
 from broker import adapter, manifest
 from broker.card import decode_card, encode_card
+from broker.coursebook import Observation
 from broker.documents import INDEX, indexed_weights
 from broker.errors import Malformed, Refused
 from broker.files import sha256
@@ -180,6 +181,7 @@ def decoders(folder: Path) -> list[Decoder]:
     }
     evaluation = {"time": NOW, "eval": {"label": "start", "policy_version": 0, "samples": 8, "pass_at_1": 0.25}}
     document = {
+        "history": [[3, 4.5, 12.0, 0, 2], [7, 0.0, 8.0, 1, 3]],
         **{
             "step": 4,
             "version": 4,
@@ -216,6 +218,7 @@ def decoders(folder: Path) -> list[Decoder]:
         Decoder("ticket", [encode_ticket(Ticket("t0000000001", 1, 2, 3))], _ticket),
         Decoder("group", [encode_group(group()), encode_group(tombstone(Ticket("t1", 0, 0, 0), "why"))], _group),
         Decoder("journal entry", [Entry(7, 6, True, ("t1", "t2")).encode().encode()], _entry),
+        Decoder("observation", [Observation(12, 3, 4, 8).encode().encode()], _observation),
         Decoder("task card", [encode_card(CARD)], _card),
         Decoder(
             "fingerprint",
@@ -300,6 +303,12 @@ def _recipe(path: Path) -> None:
     recipe = read(path, [])
     assert recipe.capacity >= recipe.learner.groups_per_step
     recipe.toml()
+
+
+def _observation(raw: bytes) -> None:
+    seen = Observation.decode(raw)
+    assert min(seen.problem, seen.epoch, seen.solved) >= 0
+    assert seen.solved <= seen.attempts
 
 
 def _plain(document: dict[str, Any]) -> None:
