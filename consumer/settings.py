@@ -78,10 +78,9 @@ class LearnerSettings(Section):
     curriculum: Literal["uniform", "skip", "target"] = Field(
         "uniform",
         description="each problem once an epoch; or not those that all completions or none solve, for a while; or "
-        "mostly those whose pass rate is near curriculum_pass_rate",
+        "mostly those that about half of the completions solve",
     )
     curriculum_longest_rest: int = Field(8, ge=1, description="epochs for which `skip` leaves a problem out, at most")
-    curriculum_pass_rate: float = Field(0.5, gt=0, lt=1, description="that `target` looks for")
     curriculum_explore: float = Field(
         0.1, ge=0, le=1, description="share of `target`'s tickets that are drawn as `uniform` draws them"
     )
@@ -91,7 +90,7 @@ class LearnerSettings(Section):
     @property
     def course(self) -> Course:
         """How problems are chosen."""
-        return Course(self.curriculum, self.curriculum_longest_rest, self.curriculum_pass_rate, self.curriculum_explore)
+        return Course(self.curriculum, self.curriculum_longest_rest, self.curriculum_explore)
 
     @property
     def most_unsaved_steps(self) -> int:

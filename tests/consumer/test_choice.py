@@ -119,7 +119,7 @@ def test_an_epoch_gives_no_problem_twice_and_none_that_rests_while_others_do_not
 # -- target -----------------------------------------------------------------------------------------------------------
 
 
-def test_most_draws_go_to_problems_of_the_wanted_pass_rate_and_none_is_forgotten() -> None:
+def test_most_draws_go_to_problems_that_half_solves_and_none_is_forgotten() -> None:
     hand = one_part(TARGET, 60, thirds)
     for _ in range(150):
         hand.step(min(8, max(0, len(hand.out) - 8)), 8)
@@ -127,14 +127,6 @@ def test_most_draws_go_to_problems_of_the_wanted_pass_rate_and_none_is_forgotten
     assert late[4] / late.total() > 0.75
     assert min(Counter(hand.asked).values()) >= 2
     assert set(hand.asked[-600:]) == set(range(60)), "a tenth of the draws walk all of them"
-
-
-def test_another_rate_can_be_wanted() -> None:
-    hand = one_part(Course("target", pass_rate=0.125, explore=0.0), 30, lambda p: p % 8)
-    for _ in range(100):
-        hand.step(len(hand.out), 4)
-    favourite, _ = Counter(p % 8 for p in hand.asked[200:]).most_common(1)[0]
-    assert favourite == 1
 
 
 def test_what_is_asked_already_is_not_asked_again_while_there_is_something_else() -> None:
@@ -146,13 +138,13 @@ def test_what_is_asked_already_is_not_asked_again_while_there_is_something_else(
     assert set(hand.out) == set(range(12))
 
 
-@pytest.mark.parametrize(("solved", "attempts", "appeal"), [(0, 0, 1.0), (4, 8, 2.46), (0, 8, 0.035), (8, 8, 0.035)])
-def test_the_appeal_is_the_density_of_the_beta_distribution(solved: float, attempts: float, appeal: float) -> None:
+@pytest.mark.parametrize(("solved", "attempts", "appeal"), [(0, 0, 1.0), (4, 8, 1.86), (0, 8, 0.24), (16, 16, 0.089)])
+def test_the_appeal_is_the_variance_that_is_expected_squared(solved: int, attempts: int, appeal: float) -> None:
     assert TARGET.appeal(Record(solved, attempts)) == pytest.approx(appeal, rel=0.01)
-    # It integrates to 1 over the rates that may be wanted.
-    grid = [(n + 0.5) / 2000 for n in range(2000)]
-    total = sum(Course("target", pass_rate=rate).appeal(Record(solved, attempts)) for rate in grid) / 2000
-    assert total == pytest.approx(1.0, rel=1e-3)
+    rates = [(n + 0.5) / 4000 for n in range(4000)]
+    belief = [p**solved * (1 - p) ** (attempts - solved) for p in rates]
+    expected = sum(w * p * (1 - p) for w, p in zip(belief, rates, strict=True)) / sum(belief)
+    assert TARGET.appeal(Record(solved, attempts)) == pytest.approx((6 * expected) ** 2, rel=1e-4)
 
 
 # -- what is remembered -----------------------------------------------------------------------------------------------
