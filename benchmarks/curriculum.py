@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 
+import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -129,14 +130,17 @@ def _error(values: Sequence[float]) -> float:
 
 
 def picture(curves: Sequence[Curve]) -> bytes:
-    """Reward against samples, a line for every seed, PNG."""
+    """Reward against samples, a thin line for every seed and a thick one for their mean, PNG."""
     figure = Figure(figsize=(8, 4.6), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     for course in dict.fromkeys(c.course for c in curves):
-        for number, curve in enumerate(c for c in curves if c.course == course):
-            label = course if number == 0 else None
-            axes.plot(curve.samples, curve.reward, color=COLOURS[course], linewidth=1.2, alpha=0.8, label=label)
+        mine = [c for c in curves if c.course == course]
+        for curve in mine:
+            axes.plot(curve.samples, curve.reward, color=COLOURS[course], linewidth=0.8, alpha=0.3)
+        grid = np.linspace(0, min(c.samples[-1] for c in mine), 60)  # as far as all seeds go
+        mean = np.mean([np.interp(grid, c.samples, c.reward) for c in mine], 0)
+        axes.plot(grid, mean, color=COLOURS[course], linewidth=2.6, label=course)
     axes.axhline(GOAL, color=INK, linewidth=0.8, linestyle=":")
     axes.set_title("Samples are spent where there is something to learn", loc="left", color=INK, fontsize=13)
     axes.set_xlabel("samples", color=INK)

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.schema import PartCard
-from consumer.choice import problem_of
+from consumer.buffer import Held
+from consumer.choice import Course, problem_of
 from consumer.curriculum import Curriculum
 from tests.consumer.desk import FLOW, Desk, ids, publish, trained
 
@@ -88,3 +89,32 @@ def test_books_made_anew_from_a_cut_go_on_from_the_cut(desk: Desk) -> None:
     assert anew.ledger.course.read().drawn == {0: 8}
     anew.resume(1)
     assert [walk.drawn for walk in anew.issuer.curriculum.walks] == [8]
+
+
+def test_the_books_hold_how_every_group_did_that_was_used_until_a_checkpoint_has_it(desk: Desk) -> None:
+    dispatch = desk.opened(replace(FLOW, course=Course("target")))
+    numbered = {ticket.ticket_id: ticket.problem for ticket in desk.claim()}
+    first, second, third, *_ = numbered
+    bad = desk.answer(second, rewards=(0.0, 0.0))
+    dispatch.consume([(bad[0], "degenerate")])
+    good = desk.answer(first, third, rewards=(0.0, 1.0, 1.0))
+    dispatch.take(good)
+    publish(desk, dispatch, 1, 1, [first, third])
+    standing = dispatch.ledger.course.read()
+    expected = [(numbered[second], 0, 2), (numbered[first], 2, 3), (numbered[third], 2, 3)]
+    assert [(o.problem, o.solved, o.attempts) for o in standing.latest] == expected
+    assert standing.observed == 3
+    dispatch.make_final(list(dispatch.journal), 1, dict(dispatch.entry_ids), 2)  # of a cut between two of them
+    standing = dispatch.ledger.course.read()
+    assert [o.problem for o in standing.latest] == [numbered[third]]
+    assert standing.observed == 3
+
+
+def test_a_group_that_failed_says_nothing_of_its_problem(desk: Desk) -> None:
+    dispatch = desk.opened(replace(FLOW, course=Course("skip")))
+    (first, *_) = (ticket.ticket_id for ticket in desk.claim())
+    desk.bury(first)
+    (arrival,) = desk.arrivals()
+    assert arrival.group is not None
+    dispatch.consume([(Held(arrival.entry_id, arrival.group), "failed")])
+    assert dispatch.ledger.course.read().observed == 0
