@@ -14,6 +14,7 @@ from typing import Any
 
 import sympy
 from latex2sympy2_extended import latex2sympy
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 
 LONGEST, DIGITS, EXPONENT, FACTORIAL, OPERATIONS = 300, 60, 1000, 100, 200
 _FORBIDDEN = re.compile(
@@ -75,7 +76,7 @@ def _zero(difference: Any) -> bool:
 @lru_cache(maxsize=1024)
 def _parsed(text: str) -> Any:
     try:
-        found = latex2sympy(_exact(text))
+        found = latex2sympy(_exact(text), conversion_config=ConversionConfig(lowercase_symbols=not _both_cases(text)))
     except Exception:  # whatever a parser makes of a model's text: it is no formula
         return None
     if isinstance(found, list | tuple):
@@ -85,10 +86,24 @@ def _parsed(text: str) -> Any:
     return found if isinstance(found, sympy.Equality) else None
 
 
+def _both_cases(text: str) -> bool:
+    """It tells x from X; else nobody means another letter by it."""
+    letters = set(re.sub(r"\\[A-Za-z]+", "", text))
+    return any(letter.isupper() and letter.lower() in letters for letter in letters)
+
+
 def _exact(text: str) -> str:
-    """Decimals as fractions: a computer's are rounded."""
+    """Decimals as fractions, repeating ones as well: a computer's are rounded."""
+    text = re.sub(r"([0-9]*)\.([0-9]*)\\overline\s*\{([0-9]{1,20})\}", _repeating, text)
     return re.sub(
         r"(?<![0-9.])([0-9]*)\.([0-9]+)(?![0-9.])",
         lambda m: f"\\frac{{{int((m[1] or '0') + m[2])}}}{{{10 ** len(m[2])}}}",
         text,
     )
+
+
+def _repeating(match: re.Match[str]) -> str:
+    """a.b(c): the digits up to the end of one period, less those before it, over 99…900…0."""
+    whole, before, period = match[1] or "0", match[2], match[3]
+    over = (10 ** len(period) - 1) * 10 ** len(before)
+    return f"\\frac{{{int(whole + before + period) - int(whole + before)}}}{{{over}}}"

@@ -20,7 +20,8 @@ SYNONYMS = {
     "\\leqslant": "\\le ", "\\geqslant": "\\ge ", "\\lbrace": "\\{", "\\rbrace": "\\}", "\\lbrack": "[",
     "\\rbrack": "]", "\\varnothing": "\\emptyset ", "\\div": "/", "\\ast": "\\cdot ", "\\dots": "\\ldots ",
     "\\$": "", "\\degree": "", "\\%": "%", "\\lvert": "|", "\\rvert": "|", "\\vert": "|", "\\mid": "|",
-    "\\And": "&", "\\infin": "\\infty ", "\\space": " ", "\\thinspace": " ", "\\newline": " ",
+    ">=": "\\ge ", "<=": "\\le ", "\\And": "&", "\\infin": "\\infty ", "\\space": " ", "\\thinspace": " ",
+    "\\newline": " ",
 }  # fmt: skip
 _SYNONYM = re.compile(
     "|".join(re.escape(key) + (r"(?![A-Za-z])" if key[-1].isalpha() else "") for key in sorted(SYNONYMS, key=len)[::-1])
@@ -40,6 +41,8 @@ _HALF_FRACTION = re.compile(r"\\frac\s*([0-9A-Za-z])\s*\{")
 _OTHER_HALF = re.compile(r"(\\frac\s*\{[^{}]*\})\s*([0-9A-Za-z])")
 _SHORT_ROOT = re.compile(r"\\sqrt\s*([0-9A-Za-z])")
 _CALLED_ROOT = re.compile(r"(?<!\\)\bsqrt\s*\(([^()]*)\)|\\sqrt\s*\(([^()]*)\)")
+_CHOOSE = re.compile(r"\{?\s*(\w+)\s*\\choose\s*(\w+)\s*\}?")
+_CALLED = re.compile(r"(?<![\\A-Za-z])(arc(?:sin|cos|tan)|sin|cos|tan|cot|sec|csc|log|ln|exp)(?=\s*\()")
 _POWER = re.compile(r"\^\s*([0-9A-Za-z])")  # x^2y is no x^{2y}
 _DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\s*\\circ(?![A-Za-z])")
 MARK, DEPTH = "\x00", 20  # MARK: surrounds what stood inside \text{}
@@ -58,6 +61,8 @@ def plain(text: str) -> str:
     text = _DEGREES.sub("", text)
     text = _SYNONYM.sub(lambda match: SYNONYMS[match.group()], text)
     text = _SPACING.sub(" ", re.sub(r"(?<!\\)\\!\s*", "", text)).replace("{,}", ",")
+    text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
+    text = _CALLED.sub(r"\\\1", text)
     text = _POWER.sub(r"^{\1}", text)
     text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text)
     text = _HALF_FRACTION.sub(r"\\frac{\1}{", text)

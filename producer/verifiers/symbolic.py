@@ -6,7 +6,8 @@ stood.
 
 What is taken for the same: `x = 5` and `5`; a number with the unit that the other side leaves out, with and without a
 percent sign (of values above 1), and `50\%` and 0.5; a closed form and its value (`2^{10}`, `\sqrt{8}`); lists without
-brackets in any order. What is not: an interval and an inequality; a number and the same with another unit.
+brackets in any order; an interval and the inequality that describes it, unless the answer that is wanted looks like a
+point, as (1, 2) does. What is not: a number and the same with another unit.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from producer.tasks.base import Problem, Verdict
 from producer.verifiers.answer import judged
 from producer.verifiers.latex import plain, squeezed
+from producer.verifiers.solutions import same_numbers
 from producer.verifiers.things import Thing, same, thing
 
 
@@ -44,4 +46,4 @@ def read(text: str) -> Read | None:
 
 def equal(gold: Read, value: Read) -> bool:
     """`value` is the gold answer."""
-    return squeezed(gold[0]) == squeezed(value[0]) or same(gold[1], value[1])
+    return squeezed(gold[0]) == squeezed(value[0]) or same(gold[1], value[1]) or same_numbers(gold[1], value[1])

@@ -21,9 +21,10 @@ PARTS = 64  # of one thing
 UNORDERED = ("list", "set", "union")
 RELATIONS = ("\\le", "\\ge", "\\ne", "<", ">", "=", "\\in")
 TURNED = {">": "<", "\\ge": "\\le"}  # read from the other side
-NAMED = re.compile(r"\\?[A-Za-z]+(?:_\{?\w+\}?|')?(?:\s*\(\s*\w+\s*\))?")
+NAMED = re.compile(r"\\?[A-Za-z]+(?:_\{?\w+\}?|')?(?:\^\{-1\})?(?:\s*\(\s*\w+\s*\))?")
 MATRIX = re.compile(r"\\begin\s*\{([pbBvV]?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\s*\{\1\}", re.DOTALL)
 LETTER = re.compile(r"^\x00\s*\(?([A-Z])\)?\s*\x00$")  # of a choice
+REALS = ("\\mathbb{R}", "\\R", "\u211d", "allrealnumbers")
 EMPTY = ("\\emptyset", "\\{\\}", "\\{ \\}")
 
 
@@ -57,9 +58,9 @@ def thing(text: str) -> Thing:
 def same(gold: Thing, value: Thing) -> bool:
     """They are."""
     if gold.kind == "relation" and value.kind != "relation" and gold.sign in ("=", "\\in"):
-        return _is_name(gold.parts[0]) and same(gold.parts[1], value)
+        return _solved_for(gold.parts[0]) and same(gold.parts[1], value)
     if value.kind == "relation" and gold.kind != "relation" and value.sign in ("=", "\\in"):
-        return _is_name(value.parts[0]) and same(gold, value.parts[1])
+        return _solved_for(value.parts[0]) and same(gold, value.parts[1])
     if {gold.kind, value.kind} == {"list", "set"}:
         return _any_order(gold.parts, value.parts)  # braces around a list of solutions say nothing more
     if gold.kind != value.kind:
@@ -115,6 +116,8 @@ def _bracketed(text: str) -> Thing | None:
     left, body, right = text[:1], text[1:-1], text[-1:]
     if text in EMPTY:
         return Thing("set", text)
+    if squeezed(text) in REALS:
+        return Thing("interval", text, (Thing("one", "-\\infty"), Thing("one", "\\infty")), "()")
     if text.startswith("\\{") and text.endswith("\\}"):
         return Thing("set", text, tuple(map(thing, split(text[2:-2], ",")[:PARTS])))
     if left not in ("(", "[") or right not in (")", "]") or len(text) < 3:
@@ -184,7 +187,12 @@ def _any_order(gold: Sequence[Thing], value: Sequence[Thing]) -> bool:
     return True
 
 
-def _is_name(side: Thing) -> bool:
+def _solved_for(side: Thing) -> bool:
+    return is_name(side) or (side.kind == "tuple" and all(map(is_name, side.parts)))
+
+
+def is_name(side: Thing) -> bool:
+    """It is what an equation may be solved for: `x`, `x_1`, `f(x)`."""
     return side.kind == "one" and bool(NAMED.fullmatch(side.text))
 
 
