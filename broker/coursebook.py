@@ -65,17 +65,19 @@ class Coursebook:
     def add(
         self, pipe: Any, drawn: Mapping[int, int], walked: Mapping[int, int], observed: Sequence[Observation]
     ) -> None:
-        """So much more of each part, and these observations, in order."""
-        for prefix, counts in ((DRAWN, drawn), (WALKED, walked)):
-            for part, count in counts.items():
-                pipe.hincrby(self._books, f"{prefix}{part}", count)
+        """So many more are `drawn` of a part, whose epochs are `walked` up to there; these observations, in order."""
+        for part, count in drawn.items():
+            pipe.hincrby(self._books, f"{DRAWN}{part}", count)
+            pipe.hset(self._books, f"{WALKED}{part}", walked[part])
         if observed:
             pipe.rpush(self._keys.observations, *[seen.encode() for seen in observed])
             pipe.hincrby(self._books, OBSERVED, len(observed))
 
-    def keep(self, pipe: Any, latest: int) -> None:
-        """A durable checkpoint holds all but the `latest` observations."""
-        if latest:
+    def forget(self, pipe: Any, observed: int) -> None:
+        """A durable checkpoint holds the first `observed` observations."""
+        there: Any = self._client.hget(self._books, OBSERVED)
+        latest = int(there or 0) - observed
+        if latest > 0:
             pipe.ltrim(self._keys.observations, -latest, -1)
         else:
             pipe.delete(self._keys.observations)
@@ -90,7 +92,7 @@ class Coursebook:
         except Malformed as error:
             cause = f"the observations of run {self._keys.run} in Redis cannot be read ({error})"
             raise Refused(cause, "choose another run.name, or bring Redis' data back") from None
-        drawn = _counts(books, DRAWN)
+        drawn = _counts(books, DRAWN)  # books of before there were other walks do not say how far they went
         return Standing(drawn, {**drawn, **_counts(books, WALKED)}, observed_in(books), latest)
 
 

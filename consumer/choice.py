@@ -15,7 +15,7 @@ p(1 − p) measures what can be learnt: Foster et al., Learning to reason at the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -47,14 +47,19 @@ class Course:
         return (6 * a * b / ((a + b) * (a + b + 1))) ** 2
 
 
-@lru_cache(maxsize=16)  # parts take turns: an order that is made anew for each draw would be felt
-def _epoch(seed: int, epoch: int, problems: int, part: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+def order_of(seed: int, epoch: int, problems: int, part: int = 0) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The problems of a part in the order of that epoch, (problems,)."""
     return np.random.default_rng([seed, epoch, part] if part else [seed, epoch]).permutation(problems)
 
 
+@lru_cache(maxsize=4)
+def _kept(seed: int, epoch: int, problems: int, part: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return order_of(seed, epoch, problems, part)
+
+
 def problem_of(seed: int, position: int, problems: int, part: int = 0) -> int:
-    """What a part of so many problems gives at `position`: each once per epoch, shuffled by seed, epoch and part."""
-    return int(_epoch(seed, position // problems, problems, part)[position % problems])
+    """What a part of so many problems gives at `position` where it is walked uniformly."""
+    return int(_kept(seed, position // problems, problems, part)[position % problems])
 
 
 @dataclass
@@ -69,37 +74,49 @@ class Walk:
     walked: int = 0
 
     def __post_init__(self) -> None:
-        self._appeal = np.ones(self.size if self.course.kind == "target" else 0)
+        self._orders = dict[int, np.ndarray[Any, np.dtype[np.int64]]]()
+        self._known = np.full(self.size if self.course.observes else 0, self._worth(Record()))
 
     @property
     def epoch(self) -> int:
         """That of the position walked last."""
         return max(0, self.walked - 1) // max(1, self.size)
 
+    def order(self, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """As `order_of`; the last two are kept, since a walk looks back and forth over the end of an epoch."""
+        if epoch not in self._orders:
+            kept = {number: order for number, order in self._orders.items() if number == epoch - 1}
+            self._orders = kept | {epoch: order_of(self.seed, epoch, self.size, self.part)}
+        return self._orders[epoch]
+
     def learn(self, problem: int, record: Record) -> None:
         """The problem's record is this now."""
-        if len(self._appeal):
-            self._appeal[problem] = self.course.appeal(record)
+        if len(self._known):
+            self._known[problem] = self._worth(record)
 
-    def ahead(self, asked: Iterable[int], records: Callable[[int], Record], changed: Iterable[int]) -> Look:
-        """The walk as it would go on: `asked` are asked for already, the records of `changed` are not learnt yet."""
-        appeal = self._appeal.copy()
-        if len(appeal):
-            for problem in changed:
-                appeal[problem] = self.course.appeal(records(problem))
-            appeal[list(asked)] = 0.0
-        return Look(self, self.drawn, self.walked, records, appeal)
+    def ahead(self, asked: Iterable[int], changed: Mapping[int, Record]) -> Look:
+        """The walk as it would go on: `asked` are asked for already, what has `changed` is not learnt yet."""
+        known = self._known.copy()
+        if len(known):
+            for problem, record in changed.items():
+                known[problem] = self._worth(record)
+            if self.course.kind == "target":
+                known[list(asked)] = 0.0
+        return Look(self, self.drawn, self.walked, known)
+
+    def _worth(self, record: Record) -> float:
+        return self.course.appeal(record) if self.course.kind == "target" else float(record.rests_until)
 
 
 @dataclass
 class Look:
-    """A walk that goes ahead."""
+    """A walk that goes ahead. `known` (size,): to `target` the appeal of a problem, to `skip` when its rest is over."""
 
     walk: Walk
     drawn: int
     walked: int
-    records: Callable[[int], Record]
-    appeal: Floats  # (size,) to `target`, 0 where a problem is asked for already
+    known: Floats
+    sums: Floats | None = None  # of appeals, perhaps with some that have been drawn since
 
     def next(self) -> int:
         """The next problem, numbered within its part."""
@@ -107,22 +124,24 @@ class Look:
         if chosen is None:
             chosen = self._rested() if self.walk.course.kind == "skip" else self._step()
         self.drawn += 1
-        if len(self.appeal):
-            self.appeal[chosen] = 0.0
+        if self.walk.course.kind == "target":
+            self.known[chosen] = 0.0
         return chosen
 
     def _step(self) -> int:
+        epoch, place = divmod(self.walked, self.walk.size)
         self.walked += 1
-        return problem_of(self.walk.seed, self.walked - 1, self.walk.size, self.walk.part)
+        return int(self.walk.order(epoch)[place])
 
     def _rested(self) -> int:
-        """The next that does not rest; if all do, the next."""
-        start = self.walked
-        for _ in range(2 * self.walk.size):  # from an early place in one epoch to a late one in the next
-            epoch = self.walked // self.walk.size
-            if self.records(problem := self._step()).rests_until <= epoch:
-                return problem
-        self.walked = start
+        """The next that does not rest, in this epoch or the next one; if all do, the next."""
+        epoch, place = divmod(self.walked, self.walk.size)
+        for ahead, start in ((epoch, place), (epoch + 1, 0)):
+            order = self.walk.order(ahead)[start:]
+            awake = np.flatnonzero(self.known[order] <= ahead)
+            if len(awake):
+                self.walked = ahead * self.walk.size + start + int(awake[0]) + 1
+                return int(order[awake[0]])
         return self._step()
 
     def _targeted(self) -> int | None:
@@ -130,8 +149,13 @@ class Look:
         explore = self.walk.course.explore
         if math.floor((self.drawn + 1) * explore) > math.floor(self.drawn * explore):
             return None
-        sums = np.cumsum(self.appeal)
-        if not sums[-1] > 0:
-            return None
-        chance = np.random.default_rng([self.walk.seed, TARGETED, self.walk.part, self.drawn]).random()
-        return int(np.searchsorted(sums, chance * sums[-1], "right"))
+        chance = np.random.default_rng([self.walk.seed, TARGETED, self.walk.part, self.drawn])
+        for fresh in (False, True):
+            if fresh or self.sums is None:
+                self.sums = np.cumsum(self.known)
+            if not self.sums[-1] > 0:
+                return None
+            chosen = int(np.searchsorted(self.sums, chance.random() * self.sums[-1], "right"))
+            if self.known[chosen] > 0:  # else it was drawn since: that is as likely as it was, and does not count
+                return chosen
+        return None

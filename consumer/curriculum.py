@@ -8,7 +8,6 @@ tickets, Redis and rewards.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -19,7 +18,7 @@ import numpy as np
 from broker.coursebook import Observation, Standing
 from broker.schema import PartCard
 from consumer.choice import Course, Look, Walk
-from consumer.history import STATES, History, Memory, Record
+from consumer.history import STATES, History, Memory
 
 ROUNDING = 1e-9  # of shares times draws, in float64
 
@@ -30,7 +29,7 @@ class Draw:
 
     problems: tuple[int, ...]
     drawn: Mapping[int, int]  # part → how many of the problems it gave
-    walked: Mapping[int, int]  # part → how many positions of its epochs that took
+    walked: Mapping[int, int]  # those parts → how many positions of their epochs are walked then
     observed: tuple[Observation, ...] = ()
 
 
@@ -61,7 +60,7 @@ class Curriculum:
 
     def observation(self, problem: int, solved: int, attempts: int) -> tuple[Observation, ...]:
         """What is noted of a group; nothing by a course that does not look at it."""
-        if not self.course.observes or not attempts:
+        if not self.course.observes or not attempts or problem >= self._first[-1]:  # the last: of another task
             return ()
         return (Observation(problem, self.walks[self._part_of(problem)].epoch, solved, attempts),)
 
@@ -78,8 +77,8 @@ class Curriculum:
             counts[part] += 1
         return Draw(
             tuple(problems),
-            +Counter({part: look.drawn - look.walk.drawn for part, look in enumerate(looks)}),
-            +Counter({part: look.walked - look.walk.walked for part, look in enumerate(looks)}),
+            {part: look.drawn - look.walk.drawn for part, look in enumerate(looks) if look.drawn > look.walk.drawn},
+            {part: look.walked for part, look in enumerate(looks) if look.drawn > look.walk.drawn},
             tuple(observed),
         )
 
@@ -87,7 +86,7 @@ class Curriculum:
         """The books say so."""
         for walk in self.walks:
             walk.drawn += draw.drawn.get(walk.part, 0)
-            walk.walked += draw.walked.get(walk.part, 0)
+            walk.walked = draw.walked.get(walk.part, walk.walked)
         self.memory.observe(draw.observed)
         self._learn([seen.problem for seen in draw.observed])
 
@@ -103,17 +102,12 @@ class Curriculum:
 
     def _ahead(self, asked: Collection[int], observed: Sequence[Observation]) -> list[Look]:
         foreseen = self.memory.now.foreseen(observed)
-
-        def look(walk: Walk) -> Look:
+        looks = []
+        for walk in self.walks:
             first, end = self._first[walk.part], self._first[walk.part + 1]
-
-            def record(problem: int) -> Record:
-                return foreseen.get(first + problem) or self.memory.now[first + problem]
-
-            ours, changed = ([p - first for p in problems if first <= p < end] for problems in (asked, foreseen))
-            return walk.ahead(ours, record, changed)
-
-        return [look(walk) for walk in self.walks]
+            changed = {problem - first: record for problem, record in foreseen.items() if first <= problem < end}
+            looks.append(walk.ahead([p - first for p in asked if first <= p < end], changed))
+        return looks
 
     def _learn(self, problems: Collection[int]) -> None:
         for problem in problems:

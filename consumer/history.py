@@ -11,8 +11,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import structlog
+
 from broker.coursebook import Observation
 from broker.errors import Malformed
+
+log = structlog.get_logger("learner")
 
 MEMORY = 0.5  # what a group counts for when the next one of the same problem comes: the policy has changed since
 State = Literal["never", "sometimes", "always"]
@@ -42,7 +46,7 @@ class Record:
 
     @property
     def state(self) -> State:
-        """By the groups that still count: an old success fades, and is never quite forgotten."""
+        """By the groups that still count: after ten of one kind nothing is left of what was before."""
         rate = self.solved / self.attempts
         return "never" if rate < 1e-3 else "always" if rate > 1 - 1e-3 else "sometimes"
 
@@ -105,7 +109,11 @@ class Memory:
 
     def resume(self, observed: int, latest: Sequence[Observation]) -> None:
         """There were so many observations, of which `latest` are the newest: some of them the checkpoint may hold."""
-        self._since = list(latest[max(0, len(latest) - self._more(observed)) :])
+        missing = self._more(observed)
+        if missing > len(latest):
+            log.warning("observations are gone from Redis", lost=missing - len(latest))
+            self._durable.observed = observed - len(latest)
+        self._since = list(latest[max(0, len(latest) - missing) :])
         self.now = self._durable.copy()
         self.now.fold(self._since)
 
@@ -119,10 +127,6 @@ class Memory:
         history = self._durable.copy()
         history.fold(self._since[: self._more(observed)])
         return history
-
-    def beyond(self, observed: int) -> int:
-        """How many observations came after so many."""
-        return len(self._since) - self._more(observed)
 
     def final(self, observed: int) -> None:
         """A durable checkpoint holds so many."""

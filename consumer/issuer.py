@@ -86,7 +86,7 @@ class Issuer:
 
     def forget(self, pipe: Any, observed: int) -> None:
         """The first `observed` observations leave the books: a durable checkpoint holds them."""
-        self._ledger.course.keep(pipe, self.curriculum.memory.beyond(observed))
+        self._ledger.course.forget(pipe, observed)
 
     def forgot(self, observed: int) -> None:
         """They have left."""

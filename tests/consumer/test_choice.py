@@ -197,10 +197,8 @@ def test_the_memory_lets_go_of_what_a_checkpoint_holds() -> None:
     memory = Memory(History(4))
     seen = [Observation(p, 0, p % 9, 8) for p in range(20)]
     memory.observe(seen)
-    assert memory.beyond(15) == 5
     memory.final(15)
     memory.final(15)
-    assert memory.beyond(15) == memory.beyond(20) + 5 == 5
     afresh = History(4)
     afresh.fold(seen)
     assert memory.at(20).encode() == memory.now.encode() == afresh.encode()

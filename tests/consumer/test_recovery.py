@@ -131,16 +131,46 @@ def by_problem(ticket: Ticket) -> RolloutGroup:
     return replace(made, rollouts=(first, second))
 
 
+def learner_that_dies(run: Run, crash_at: int, before_the_settlement: bool) -> Learner:
+    """While it uploads version `crash_at`; or once a checkpoint of that step or a later one is on disk."""
+    learner = run.learner(crash_at=None if before_the_settlement else crash_at)
+    write = learner.durability.write
+
+    def write_and_die(folder: Path, step: int, *rest: Any) -> None:
+        write(folder, step, *rest)
+        if before_the_settlement and step >= crash_at:
+            raise InterruptedError("crash")
+
+    learner.durability.write = write_and_die
+    return learner
+
+
+def same_course(ours: Learner, theirs: Learner) -> bool:
+    """What was asked for, what is remembered and what came of it."""
+    one, other = (learner.dispatch.issuer.curriculum for learner in (ours, theirs))
+    assert one.walks == other.walks
+    assert one.memory.now.encode() == other.memory.now.encode() != []
+    assert ours.dispatch.ledger.course.read().walked == {walk.part: walk.walked for walk in one.walks}
+    assert ours.dispatch.ledger.verdicts() == theirs.dispatch.ledger.verdicts()
+    expected, found = theirs.trainer.state_dict(), ours.trainer.state_dict()
+    return all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+
+
 @pytest.mark.parametrize("curriculum", ["skip", "target"])
-@pytest.mark.parametrize(("loss", "crash_at"), [("none", 4), ("none", 6), ("some", 4), ("everything", 7)])
+@pytest.mark.parametrize(
+    ("loss", "crash_at"), [("none", 1), ("none", 6), ("settlement", 3), ("some", 4), ("everything", 7)]
+)
 def test_a_curriculum_that_goes_by_pass_rates_goes_on_as_if_nothing_had_happened(
     server: Faulty, run: Run, tmp_path: Path, loss: str, crash_at: int, curriculum: str
 ) -> None:
     run.run_settings |= {"max_staleness": 1}
-    run.learner_settings |= {"pipeline_depth": 1, "curriculum": curriculum, "curriculum_explore": 0.3}
+    run.learner_settings |= {"pipeline_depth": 1, "curriculum": curriculum}
     with pytest.raises(InterruptedError):
-        run.finish(run.learner(crash_at=crash_at), remembering(server, run, 2 * crash_at - 2, by_problem))
-    if loss != "none":
+        run.finish(
+            learner_that_dies(run, crash_at, loss == "settlement"),
+            remembering(server, run, 2 * crash_at - 2, by_problem),
+        )
+    if loss in ("some", "everything"):
         server.lose_all() if loss == "everything" else server.forget()
     learner = take_up(run, run.learner(), by_problem)
     assert closed(learner)
@@ -148,12 +178,7 @@ def test_a_curriculum_that_goes_by_pass_rates_goes_on_as_if_nothing_had_happened
     steady.learner_settings = run.learner_settings
     undisturbed = steady.learner()
     assert steady.finish(undisturbed, by_problem) == "finished"
-    ours, theirs = (each.dispatch.issuer.curriculum for each in (learner, undisturbed))
-    assert ours.walks == theirs.walks
-    assert ours.memory.now.encode() == theirs.memory.now.encode() != []
-    assert learner.dispatch.ledger.verdicts() == undisturbed.dispatch.ledger.verdicts()
-    expected, found = undisturbed.trainer.state_dict(), learner.trainer.state_dict()
-    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+    assert same_course(learner, undisturbed)
     assert run.client.llen(run.keys.observations) == 0, "the last checkpoint holds them all"
 
 
