@@ -104,6 +104,15 @@ FOREVER = {
     "an end without an end": f"{DEAF_AND_DUMB}\nimport time\ndef f(): time.sleep(1000)",
     "a huge number": "def f(): return 10 ** 10 ** 8",
 }
+TRICKLE = """
+import contextlib, os, time
+def f():
+    end = time.monotonic() + 4
+    while time.monotonic() < end:
+        for n in range(3, 9):
+            with contextlib.suppress(OSError): os.write(n, b'.')
+        time.sleep(0.0002)  # or its own processor time is up first
+"""
 
 
 @pytest.mark.parametrize("name", FOREVER)
@@ -114,6 +123,13 @@ def test_a_candidate_that_goes_on_is_dead_and_gone_when_its_time_is_up(sandbox: 
     assert time.monotonic() - started < 5.0
     assert family() == before
     assert said(sandbox, "def f(): return 1") == ["= 1"]
+
+
+def test_one_that_goes_on_talking_has_no_more_time_than_others(sandbox: Sandbox) -> None:
+    said(sandbox, "def f(): return 1")
+    started = time.monotonic()
+    assert said(sandbox, TRICKLE, seconds=0.3) == []
+    assert time.monotonic() - started < 2.0
 
 
 def test_what_was_said_before_the_time_was_up_counts(sandbox: Sandbox) -> None:
