@@ -107,10 +107,10 @@ def _parsed(block: str) -> ast.Module | None:
 
 
 def _identity(tree: ast.Module, block: str) -> str:
-    """What comments and spaces do not change; of a program that nests too deeply for that, its text."""
+    """What comments and spaces do not change; of a program too deep, or with too long a number, for that: its text."""
     try:
         return ast.dump(tree)
-    except RecursionError:
+    except (RecursionError, ValueError):
         return block.strip()
 
 

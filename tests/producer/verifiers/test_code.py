@@ -48,6 +48,7 @@ def verdict(completion: str, problem: Problem = PROBLEM) -> Verdict:
         fenced(GOOD) + "Again:\n" + fenced(GOOD + "  # the same"),
         f"<think>{fenced(FLOOR)}</think>\n{fenced(GOOD)}",
         fenced(GOOD + "\nTOTAL = " + "+".join("1" * 600)) * 2,
+        fenced(f"{GOOD.replace('return', 'number = 0x' + '7' * 4000 + '; return')}") * 2,
         fenced(GOOD) + fenced("def mean(numbers:\n    a slip of the pen"),
     ],
 )
