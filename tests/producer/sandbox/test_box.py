@@ -118,9 +118,7 @@ def test_a_candidate_that_goes_on_is_dead_and_gone_when_its_time_is_up(sandbox: 
 
 
 def test_one_that_trickles_on_has_no_more_time_than_others() -> None:
-    ours, theirs = socket.socketpair(
-        socket.AF_UNIX, socket.SOCK_SEQPACKET
-    )  # a byte at a time
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # a byte at a time
     with ours, theirs:
         for _ in range(100):
             theirs.send(b".")
