@@ -55,6 +55,26 @@ def test_a_program_that_does_not_work_says_so_for_each_call(sandbox: Sandbox, co
     assert said(sandbox, code, "()", "()") == [line, line]
 
 
+@pytest.mark.parametrize(
+    ("code", "line"),
+    [
+        ("def f(): return 1\nraise SystemExit(0)", "= 1"),
+        ("def f(): return 1\ninput()", "= 1"),
+        ("def f(): return 1\nassert False", "! AssertionError"),
+        ("def f(): return 1 / 0\nraise SystemExit(0)", "! ZeroDivisionError"),
+        ("raise SystemExit(0)\ndef f(): return 1", "! SystemExit"),
+        ("class Solution:\n    def f(self): return 1", "= 1"),
+        ("class Solution:\n    def f(self): raise SystemExit(0)\nraise SystemExit(0)", "! SystemExit"),
+        ("class Solution:\n    def __init__(self): self.n = 0\n    def f(self): self.n += 1; return self.n", "= 1"),
+        ("class Solution:\n    def g(self): return 1", "! AttributeError"),
+        ("class Solution:\n    def f(self): return 1\ndef f(): return 2", "= 2"),
+        ("class Other:\n    def f(self): return 1", "! AttributeError"),
+    ],
+)
+def test_the_function_counts_once_it_is_defined(sandbox: Sandbox, code: str, line: str) -> None:
+    assert said(sandbox, code, "()", "()") == [line, line]
+
+
 @pytest.mark.parametrize("name", OFFERED)
 def test_what_is_offered_can_be_imported(sandbox: Sandbox, name: str) -> None:
     assert said(sandbox, f"import {name}\ndef f():\n    return 1") == ["= 1"]
