@@ -127,8 +127,8 @@ def _exchange(channel: socket.socket, request: bytes, seconds: float) -> bytes:
         channel.shutdown(socket.SHUT_WR)
         heard += channel.recv(1 << 16)
         until = time.monotonic() + seconds
-        while len(heard) <= MOST_BYTES:
-            channel.settimeout(max(until - time.monotonic(), 0.001))
+        while len(heard) <= MOST_BYTES and (left := until - time.monotonic()) > 0:  # however much trickles in
+            channel.settimeout(left)
             if not (part := channel.recv(1 << 16)):
                 break
             heard += part

@@ -15,7 +15,7 @@ from collections.abc import Sized
 
 LONGEST = 50_000  # characters
 DEEPEST = 50
-TOLERANCE = 1e-9  # relative, where one of two numbers is a float
+TOLERANCE = 1e-9  # relative, where a float is wanted
 NUMBERS = (int, float, complex)
 
 
@@ -75,7 +75,7 @@ def read(text: str) -> object:
 
 
 def same(wanted: object, got: object) -> bool:
-    """Equal as Python has it, floats anywhere in lists, tuples and values of dicts within `TOLERANCE`.
+    """Equal as Python has it; where a float is wanted, in lists, tuples and values of dicts too, within `TOLERANCE`.
 
     Raises `RecursionError` for what nests too deeply.
     """
@@ -83,9 +83,15 @@ def same(wanted: object, got: object) -> bool:
         return type(wanted) is type(got) and len(wanted) == len(got) and all(map(same, wanted, got))
     if isinstance(wanted, dict) and isinstance(got, dict):
         return wanted.keys() == got.keys() and all(same(item, got[key]) for key, item in wanted.items())
-    if isinstance(wanted, NUMBERS) and isinstance(got, NUMBERS) and not (type(wanted) is type(got) is int):
-        try:
-            return cmath.isclose(wanted, got, rel_tol=TOLERANCE)
-        except OverflowError:  # an integer that no float comes near
-            return False
-    return wanted == got
+    if isinstance(wanted, complex) and isinstance(got, NUMBERS):
+        return _near(wanted.real, got.real) and _near(wanted.imag, got.imag)
+    if isinstance(wanted, float) and isinstance(got, int | float):
+        return _near(wanted, got)
+    return wanted == got and isinstance(got, complex) <= isinstance(wanted, complex)
+
+
+def _near(wanted: float, got: float) -> bool:
+    try:
+        return math.isclose(wanted, got, rel_tol=TOLERANCE)
+    except OverflowError:  # an integer that no float comes near
+        return False

@@ -22,12 +22,14 @@ from producer.sandbox.runner import run
 
 # What a candidate can import: nothing can be opened any more when it runs.
 OFFERED = (
-    *("abc", "array", "ast", "base64", "binascii", "bisect", "builtins", "calendar", "cmath", "collections.abc"),
-    *("contextlib", "copy", "csv", "dataclasses", "datetime", "decimal", "difflib", "enum", "fractions", "functools"),
-    *("gc", "graphlib", "hashlib", "heapq", "hmac", "inspect", "io", "itertools", "json", "keyword", "locale", "math"),
-    *("numbers", "operator", "os", "pprint", "queue", "random", "re", "reprlib", "secrets", "statistics", "string"),
-    *("struct", "sys", "textwrap", "threading", "time", "timeit", "traceback", "types", "typing", "unicodedata"),
-    *("uuid", "warnings", "weakref", "zlib"),
+    *("abc", "argparse", "array", "ast", "asyncio", "atexit", "base64", "binascii", "bisect", "builtins", "calendar"),
+    *("cmath", "codecs", "collections.abc", "concurrent.futures.thread", "contextlib", "contextvars", "copy", "csv"),
+    *("dataclasses", "datetime", "decimal", "difflib", "doctest", "enum", "errno", "fractions", "functools", "gc"),
+    *("graphlib", "hashlib", "heapq", "hmac", "html", "inspect", "io", "ipaddress", "itertools", "json", "keyword"),
+    *("locale", "logging", "math", "numbers", "operator", "os", "pathlib", "pickle", "platform", "pprint", "queue"),
+    *("random", "re", "reprlib", "secrets", "shlex", "shutil", "signal", "statistics", "string", "struct"),
+    *("subprocess", "sys", "tempfile", "textwrap", "threading", "time", "timeit", "traceback", "types", "typing"),
+    *("unicodedata", "unittest", "unittest.mock", "uuid", "warnings", "weakref", "zlib", "zoneinfo"),
 )
 BEHIND = (  # what those import as they run
     *("_strptime", "encodings.ascii", "encodings.cp1252", "encodings.hex_codec", "encodings.latin_1"),

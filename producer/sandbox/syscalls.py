@@ -42,8 +42,17 @@ _NUMBERS: dict[str, tuple[int, int]] = {
     "getrandom": (318, 278),
 }
 
+# What `madvise` may be told, of <asm-generic/mman-common.h>: NORMAL to DONTNEED, FREE, HUGEPAGE, NOHUGEPAGE. The rest
+# is nothing that malloc says, and part of it is for root to break the machine with.
+ADVICE = (0, 1, 2, 3, 4, 8, 14, 15)
+
 
 def allowed(machine: str) -> list[int]:
     """The numbers on one of `MACHINES`."""
     column = list(MACHINES).index(machine)
     return sorted(numbers[column] for numbers in _NUMBERS.values())
+
+
+def madvise(machine: str) -> int:
+    """Its number: the one call whose argument matters."""
+    return _NUMBERS["madvise"][list(MACHINES).index(machine)]

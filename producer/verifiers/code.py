@@ -3,16 +3,15 @@
 Invariant: what is expected stays in this process; the program (`producer/sandbox/`) is told arguments only, and what it
 says is read as literals of bounded size. Refuses to know where the tests come from and how a program is locked up.
 
-The declared answer is the one block between ``` or ```python and ``` that defines the function. Blocks that do not are
-illustration; of two different ones that do neither counts, so that nothing is won by offering several.
+The declared answer is the program to which the blocks of Python come (`producer/verifiers/programs.py`): what defines
+the function, and the helpers that it lacks of other blocks. Of two different functions neither counts, and what stands
+in the prompt is an echo.
 """
 
 from __future__ import annotations
 
-import ast
 import json
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,8 +19,8 @@ from producer.sandbox.box import Sandbox
 from producer.sandbox.literals import read, same, written
 from producer.tasks.base import Problem, Verdict
 from producer.verifiers.answer import spoken
+from producer.verifiers.programs import program
 
-LONGEST = 20_000  # characters of a program
 FENCE = re.compile(r"([ \t]*)(`{3,})[ \t]*([^\s`]*)[^`]*")
 LONGEST_FENCE = 100  # characters, what may follow the language included
 LANGUAGES = ("", "python", "py", "python3")
@@ -54,10 +53,10 @@ def score(completion: str, problem: Problem, *, seconds: float = 3.0) -> Verdict
     Raises `Unavailable` where programs cannot be locked up.
     """
     tests = FunctionTests.decode(problem.gold)
-    program = declared(completion, problem, tests.entry)
-    if program is None:
+    declaration = declared(completion, problem, tests.entry)
+    if declaration is None:
         return Verdict(0.0, {"correct": 0.0, "passed": 0.0, "formatted": 0.0})
-    lines = _sandbox.run(program, tests.entry, [given for given, _ in tests.calls], seconds)
+    lines = _sandbox.run(declaration, tests.entry, [given for given, _ in tests.calls], seconds)
     if len(lines) > len(tests.calls):
         lines = []  # it has spoken for itself
     passed = [_passes(line, expected) for line, (_, expected) in zip(lines, tests.calls, strict=False)]
@@ -68,14 +67,10 @@ def score(completion: str, problem: Problem, *, seconds: float = 3.0) -> Verdict
 
 
 def declared(completion: str, problem: Problem, entry: str) -> str | None:
-    """The one program that defines `entry`; None where there is none, or several that differ in more than looks."""
-    found = dict[str, str]()
-    for block in blocks(spoken(completion, problem)):
-        if any(block.strip() in content for _, content in problem.messages):
-            continue  # what stands in the prompt is an echo of it
-        if (tree := _parsed(block)) is not None and _defines(tree, entry):
-            found[_identity(tree, block)] = block
-    return next(iter(found.values())) if len(found) == 1 else None
+    """The one program that defines `entry`; None where there is none, or several that are at odds."""
+    texts = blocks(spoken(completion, problem))
+    echoed = (any(text.strip() in content for _, content in problem.messages) for text in texts)
+    return program([text for text, echo in zip(texts, echoed, strict=True) if not echo], entry)
 
 
 def blocks(text: str) -> list[str]:
@@ -94,35 +89,6 @@ def blocks(text: str) -> list[str]:
         else:
             lines.append(line.removeprefix(opened[1]))
     return out
-
-
-def _parsed(block: str) -> ast.Module | None:
-    if len(block) > LONGEST:
-        return None
-    try:
-        with warnings.catch_warnings(action="ignore"):  # a model's escapes are its own business
-            return ast.parse(block)
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        return None
-
-
-def _identity(tree: ast.Module, block: str) -> str:
-    """What comments and spaces do not change; of a program that nests too deeply for that, its text."""
-    try:
-        return ast.dump(tree)
-    except RecursionError:
-        return block.strip()
-
-
-def _defines(tree: ast.Module, entry: str) -> bool:
-    """By `def`, or by an assignment (of a lambda, say)."""
-    for node in tree.body:
-        match node:
-            case ast.FunctionDef(name=name) if name == entry:
-                return True
-            case ast.Assign(targets=targets) if any(isinstance(t, ast.Name) and t.id == entry for t in targets):
-                return True
-    return False
 
 
 def _passes(line: str, expected: str) -> bool:

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -51,6 +52,26 @@ def test_arguments_of_one_call_are_not_those_of_the_next(sandbox: Sandbox) -> No
     ],
 )
 def test_a_program_that_does_not_work_says_so_for_each_call(sandbox: Sandbox, code: str, line: str) -> None:
+    assert said(sandbox, code, "()", "()") == [line, line]
+
+
+@pytest.mark.parametrize(
+    ("code", "line"),
+    [
+        ("def f(): return 1\nraise SystemExit(0)", "= 1"),
+        ("def f(): return 1\ninput()", "= 1"),
+        ("def f(): return 1\nassert False", "! AssertionError"),
+        ("def f(): return 1 / 0\nraise SystemExit(0)", "! ZeroDivisionError"),
+        ("raise SystemExit(0)\ndef f(): return 1", "! SystemExit"),
+        ("class Solution:\n    def f(self): return 1", "= 1"),
+        ("class Solution:\n    def f(self): raise SystemExit(0)\nraise SystemExit(0)", "! SystemExit"),
+        ("class Solution:\n    def __init__(self): self.n = 0\n    def f(self): self.n += 1; return self.n", "= 1"),
+        ("class Solution:\n    def g(self): return 1", "! AttributeError"),
+        ("class Solution:\n    def f(self): return 1\ndef f(): return 2", "= 2"),
+        ("class Other:\n    def f(self): return 1", "! AttributeError"),
+    ],
+)
+def test_the_function_counts_once_it_is_defined(sandbox: Sandbox, code: str, line: str) -> None:
     assert said(sandbox, code, "()", "()") == [line, line]
 
 
@@ -114,6 +135,14 @@ def test_a_candidate_that_goes_on_is_dead_and_gone_when_its_time_is_up(sandbox: 
     assert time.monotonic() - started < 5.0
     assert family() == before
     assert said(sandbox, "def f(): return 1") == ["= 1"]
+
+
+def test_one_that_trickles_on_has_no_more_time_than_others() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # a byte at a time
+    with ours, theirs:
+        for _ in range(100):
+            theirs.send(b".")
+        assert box._exchange(ours, b"request", seconds=0.0) == b"."
 
 
 def test_what_was_said_before_the_time_was_up_counts(sandbox: Sandbox) -> None:

@@ -97,6 +97,7 @@ OTHER: tuple[tuple[object, object], ...] = (
     *((1.0, 1.0001), (0.0, 1e-8), (1, 2), (10**20, 10**20 + 1), ((1,), [1]), ([1, 2], [1]), ([1, 2], [2, 1])),
     *(({"a": 1}, {"b": 1}), ({"a": 1}, {"a": 1, "b": 2}), ("1", 1), (None, False), (1e999, -1e999), (10**400, 1.0)),
     *((0, ""), ({1}, {1: 1}), ([[1]], [[2]]), ("é", "é".encode())),
+    *((3, 1.7e308 + 1.7e308j), (0.5, 1.7e308 + 1.7e308j), (1j, 1.7e308 + 1.7e308j), (1j, 1.7e308 - 1j)),
 )
 
 
@@ -110,3 +111,18 @@ def test_the_same(wanted: object, got: object) -> None:
 def test_not_the_same(wanted: object, got: object) -> None:
     assert not same(wanted, got)
     assert not same(got, wanted)
+
+
+def test_a_tolerance_is_for_what_is_wanted_as_a_float() -> None:
+    assert not same(10_000_000_001, 1e10)
+    assert not same([10_000_000_001], [1e10])
+    assert same(1e10, 10_000_000_001)
+    assert same(5, 5.0)
+    assert same(True, 1.0)
+
+
+def test_a_complex_number_is_nothing_but_complex() -> None:
+    assert same(3 + 0j, 3)
+    assert not same(3, 3 + 0j)
+    assert not same(3.0, 3 + 0j)
+    assert same(1 + 2j, 1 + 2.0000000000001j)

@@ -6,13 +6,15 @@ import errno
 import os
 import platform
 import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from producer.sandbox.box import Sandbox
-from producer.sandbox.syscalls import allowed
-from tests.producer.sandbox.available import SECONDS, needs_lock, said
+from producer.sandbox.syscalls import ADVICE, allowed
+from tests.producer.sandbox.available import SECONDS, family, needs_lock, said
 
 pytestmark = needs_lock
 ASK_THE_KERNEL = """
@@ -23,6 +25,16 @@ def ask(number):
     given = [ctypes.c_long(-1)] * 6
     return kernel(ctypes.c_long(number), *given), ctypes.get_errno()
 """
+ADVISE = """
+import ctypes
+c = ctypes.CDLL(None, use_errno=True)
+c.mmap.restype = ctypes.c_void_p
+where = c.mmap(None, ctypes.c_long(4096), 3, 0x22, -1, ctypes.c_long(0))
+def advise(what):
+    ctypes.set_errno(0)
+    return c.madvise(ctypes.c_void_p(where), ctypes.c_long(4096), what), ctypes.get_errno()
+"""
+OTHER_ADVICE = (9, 10, 11, 12, 13, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 100, 101, -1, 1 << 31)
 ANSWERED_BY_DEATH = (335, 336)  # uretprobe and uprobe of x86: no filter is asked, whoever calls them has SIGILL
 RETURN_1 = "b801000000c3"  # mov eax, 1; ret
 INT80 = "b814000000cd80c3"  # mov eax, 20 (getpid of the other table); int 0x80; ret
@@ -42,6 +54,32 @@ def test_the_kernel_refuses_every_call_that_is_not_listed(sandbox: Sandbox) -> N
     lines = sandbox.run(ASK_THE_KERNEL, "ask", [f"({n},)" for n in numbers], SECONDS)
     refused = f"= (-1, {errno.EPERM})"
     assert [n for n, line in zip(numbers, lines, strict=True) if line != refused] == []
+
+
+def test_memory_can_be_given_back_and_nothing_else_advised(sandbox: Sandbox) -> None:
+    """Least of all what takes a page of the machine for broken (100, 101)."""
+    lines = sandbox.run(ADVISE, "advise", [f"({n},)" for n in (*ADVICE, *OTHER_ADVICE)], SECONDS)
+    taken, refused = lines[: len(ADVICE)], lines[len(ADVICE) :]
+    assert [line for line in taken if line not in {"= (0, 0)", f"= (-1, {errno.EINVAL})"}] == []
+    assert lines[4] == "= (0, 0)"
+    assert set(refused) == {f"= (-1, {errno.EPERM})"}
+
+
+def test_root_is_nobody_and_goes_first_where_memory_runs_out(sandbox: Sandbox) -> None:
+    said(sandbox, "def f(): return 1")
+    before = family()
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(said, sandbox, "import time\ndef f(): time.sleep(9)", seconds=2.0)
+        while not (born := family() - before):
+            time.sleep(0.01)
+        (candidate,) = born
+        time.sleep(0.5)  # it locks itself up meanwhile
+        status = Path(f"/proc/{candidate}/status").read_text()
+        score = Path(f"/proc/{candidate}/oom_score_adj").read_text()
+        assert running.result() == []
+    held = dict(line.split(":\t", 1) for line in status.splitlines() if line.startswith("Cap"))
+    assert {held[name] for name in ("CapInh", "CapPrm", "CapEff")} == {"0" * 16}
+    assert score == "1000\n"
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the other tables of calls are those of x86")

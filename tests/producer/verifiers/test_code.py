@@ -14,6 +14,8 @@ TESTS = FunctionTests(
 PROBLEM = Problem("Write a function `mean(numbers)`.", TESTS.encode())
 GOOD = "def mean(numbers):\n    return sum(numbers) / len(numbers)"
 FLOOR = "def mean(numbers):\n    return sum(numbers) // len(numbers)"
+HELPER = "def share(x, n):\n    return x / n"
+HELPED = "def mean(numbers):\n    return sum(share(x, len(numbers)) for x in numbers)"
 
 
 def fenced(code: str, language: str = "python") -> str:
@@ -48,7 +50,26 @@ def verdict(completion: str, problem: Problem = PROBLEM) -> Verdict:
         fenced(GOOD) + "Again:\n" + fenced(GOOD + "  # the same"),
         f"<think>{fenced(FLOOR)}</think>\n{fenced(GOOD)}",
         fenced(GOOD + "\nTOTAL = " + "+".join("1" * 600)) * 2,
+        fenced(f"{GOOD.replace('return', 'number = 0x' + '7' * 4000 + '; return')}") * 2,
         fenced(GOOD) + fenced("def mean(numbers:\n    a slip of the pen"),
+        fenced(HELPER) + fenced(HELPED),
+        fenced(HELPED) + fenced(HELPER) + fenced("assert mean([]) == 0"),
+        fenced("import math")
+        + fenced(f"{HELPER}\nprint(1 / 0)")
+        + fenced(f"from __future__ import annotations\n{HELPED}"),
+        fenced(f"{HELPER}\n{HELPED}") + fenced(f"{HELPED}\nprint(mean([1]))"),
+        fenced(GOOD) + fenced(f"{GOOD}\nnumbers = [1]\nprint(mean(numbers))") + fenced("print(mean([int(input())]))"),
+        fenced(GOOD) + fenced("from solution import mean\nprint(mean([3]))"),
+        fenced("from statistics import fmean as mean"),
+        fenced("from typing import Callable\nmean: Callable = lambda a: sum(a) / len(a)"),
+        fenced("mean, other = (lambda a: sum(a) / len(a)), None"),
+        fenced("try:\n    from statistics import fmean as mean\nexcept ImportError:\n    mean = None"),
+        fenced(f"if True:\n    {GOOD.replace(chr(10), chr(10) + '    ')}"),
+        fenced(f"import sys\n{GOOD}\nsys.exit(0)"),
+        fenced(f"{GOOD}\nprint(mean([int(input())]))"),
+        fenced(
+            f"class Solution:\n    {GOOD.replace(chr(10), chr(10) + '    ').replace('(numbers):', '(self, numbers):')}"
+        ),
     ],
 )
 def test_a_right_function_scores_where_it_is_declared(completion: str) -> None:
@@ -73,6 +94,10 @@ def test_a_right_function_scores_where_it_is_declared(completion: str) -> None:
         (f"<think>{fenced(GOOD)}</think>", "inside the reasoning"),
         (fenced(GOOD + "#" * 20_000), "too long"),
         (fenced(GOOD) * 2 + fenced(FLOOR), "two that differ, one twice"),
+        (fenced(f"{HELPER}\n{HELPED}") + fenced(f"{HELPER}  + 1\n{HELPED}"), "one function on two different helpers"),
+        (fenced(HELPER) + fenced(f"{HELPER} + 1") + fenced(HELPED), "a choice of helpers"),
+        (fenced(GOOD) + fenced("from statistics import median as mean"), "one that is imported and another"),
+        (fenced(GOOD) + fenced("class Solution:\n    def mean(self, a): return 1"), "a function and another method"),
     ],
 )
 def test_what_declares_no_program_or_several_earns_nothing_and_runs_nowhere(completion: str, why: str) -> None:
