@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from producer.tasks.base import Problem, Verdict
 from producer.verifiers.answer import judged
 from producer.verifiers.latex import plain, squeezed
+from producer.verifiers.sameness import same
 from producer.verifiers.solutions import same_numbers
-from producer.verifiers.things import Thing, same, thing
+from producer.verifiers.things import Thing, thing
 
 
 def score(completion: str, problem: Problem, *, answer: Sequence[str] = ("boxed",)) -> Verdict:
