@@ -22,7 +22,7 @@ UNIT_TEXT = re.compile(r"(?:[^\W\d_]|[-/().\s]|\^\{?-?[1-3]\}?|\\cdot)*")
 UNIT_WORDS = 3  # square units, dollars per hour
 REMARK = re.compile(
     r"no|not|none|never|is|isn|are|or|nor|and|but|if|maybe|perhaps|either|neither|unless|wrong|false|incorrect"
-    r"|correct|true|than|least|most"
+    r"|correct|true|than|least|most|was|be|can|cannot|don|doesn|unknown|possibly|probably"
 )
 SHORT_UNITS = frozenset(
     "cm mm km kg mg ml ft in lb lbs oz hr hrs min sec mph kph yd mi rad sq cu am pm hz kw mw mol".split()  # noqa: SIM905

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from producer.verifiers.latex import squeezed
 from producer.verifiers.number import read_number
 from producer.verifiers.sameness import same
 from producer.verifiers.things import REALS, Thing, is_name, thing
@@ -133,7 +134,7 @@ def _excluded_number(said: Thing) -> Thing:
 def _excepted(text: str) -> Thing | None:
     r"""\mathbb{R} \setminus \{1\}."""
     match = WITHOUT.fullmatch(text)
-    return _all_but(thing(match[2]).parts) if match and match[1] in REALS else None
+    return _all_but(thing(match[2]).parts) if match and squeezed(match[1]) in REALS else None
 
 
 def _all_but(numbers: Sequence[Thing]) -> Thing | None:

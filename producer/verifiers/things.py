@@ -22,7 +22,7 @@ NAMED = re.compile(r"\\?[A-Za-z]+(?:_\{?\w+\}?|')?(?:\^\{-1\})?(?:\s*\(\s*\w+\s*
 CONSTANT = re.compile(r"(?:e|i|\\pi|\\infty|\\emptyset|\\R)(?:\^\{-1\})?|\\[a-z]+\s*\(\s*[0-9]+\s*\)")
 MATRIX = re.compile(r"\\begin\s*\{([pbBvV]?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\s*\{\1\}", re.DOTALL)
 LETTER = re.compile(r"^\x00\s*\(?([A-Z])\)?\s*\x00$")  # of a choice
-REALS = ("\\mathbb{R}", "\\R", "\u211d", "allrealnumbers")
+REALS = ("\\mathbb{R}", "\\mathbbR", "\\R", "\u211d", "allrealnumbers")
 EMPTY = ("\\emptyset", "\\{\\}", "\\{ \\}")
 NO_SOLUTION = ("nosolution", "nosolutions")
 OR = rf"[,;]?\s*(?:{MARK}\s*or\s*{MARK}|\bor\b|\\(?:lor|vee)(?![A-Za-z]))"
@@ -118,7 +118,7 @@ def _relation(text: str) -> Thing | None:
 
 def _bracketed(text: str) -> Thing | None:
     left, body, right = text[:1], text[1:-1], text[-1:]
-    if text in EMPTY or squeezed(text).casefold() in NO_SOLUTION:
+    if text in EMPTY or squeezed(text).casefold().rstrip(".") in NO_SOLUTION:
         return Thing("set", text)
     if squeezed(text) in REALS:
         return Thing("interval", text, (Thing("one", "-\\infty"), Thing("one", "\\infty")), "()")
