@@ -18,19 +18,28 @@ from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 
 LONGEST, DIGITS, EXPONENT, FACTORIAL, OPERATIONS = 300, 60, 1000, 100, 200
 _FORBIDDEN = re.compile(
-    r"\\(?:sum|prod|int|iint|oint|lim|input|include|def|write|begin|end|bigcup|bigcap|forall|exists)(?![A-Za-z])|!!|\^\s*\^"
+    r"\\(?:sum|prod|int|iint|oint|lim|in|input|include|def|write|begin|end|bigcup|bigcap|forall|exists)(?![A-Za-z])|!!|\^\s*\^"
 )
 _POWER = re.compile(r"\^\s*(?:\{([^{}]*)\}|(\w))")
 _TOWER = re.compile(r"\^\s*\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\^|\^\s*\w\s*\^|\^\s*\{?\s*\w+\s*\}?\s*\^")
+_SMALL_TOWER = re.compile(r"\^\s*\{\s*([0-9]{1,3})\s*\^\s*\{\s*([0-9])\s*\}\s*\}")
+TOWERS = 3  # of powers, one on another
 _FACTORIAL = re.compile(r"(\w+|\))\s*!")
 PLACES = 3  # at which two functions are compared before they are simplified
 
 
-def formula(text: str) -> Any:
-    """A sympy expression or equation, or None for what is none or would be too much."""
+def formulas(one: str, other: str) -> tuple[Any, Any]:
+    """Sympy expressions or equations, or None for what is none or would be too much; on both sides x means the same."""
+    lower = _one_case(one, other)
+    return formula(one, lower), formula(other, lower)
+
+
+def formula(text: str, lower: bool) -> Any:
+    """One of them; `lower`: a capital letter means the same as a small one."""
+    text = _flattened(text)
     if not harmless(text):
         return None
-    found = _parsed(text)
+    found = _parsed(text, lower)
     return found if found is not None and sympy.count_ops(found) <= OPERATIONS else None
 
 
@@ -46,11 +55,25 @@ def harmless(text: str) -> bool:
     return all(what.isdigit() and int(what) <= FACTORIAL for what in _FACTORIAL.findall(text))
 
 
+def _flattened(text: str) -> str:
+    """Exponents like 2^{3} multiplied out where that leaves a small one; other towers stay."""
+    for _ in range(TOWERS):
+        text = _SMALL_TOWER.sub(_exponent, text)
+    return text
+
+
+def _exponent(match: re.Match[str]) -> str:
+    value = int(match[1]) ** int(match[2])  # of 3 digits and 1
+    return f"^{{{value}}}" if value <= EXPONENT else match.group()
+
+
 def equal(one: Any, other: Any) -> bool:
     """The same value, or the same function; of equations: the same up to a factor other than 0."""
     equations = [isinstance(side, sympy.Equality) for side in (one, other)]
     if all(equations):
         first, second = one.lhs - one.rhs, other.lhs - other.rhs
+        if _zero(first) or _zero(second):
+            return False  # true for everything: it says nothing
         return _zero(first - second) or _zero(first + second) or _proportional(first, second)
     return not any(equations) and _zero(one - other)
 
@@ -67,16 +90,16 @@ def _zero(difference: Any) -> bool:
     rng, names = random.Random(0), sorted(difference.free_symbols, key=str)
     for _ in range(PLACES if names else 1):
         at = {name: sympy.Rational(rng.randrange(3, 97), rng.randrange(5, 41)) for name in names}
-        value = sympy.N(difference.subs(at), 30)
-        if value.is_number and abs(sympy.N(value, 15)) > 1e-12:
+        value = sympy.N(difference.subs(at).doit(), 30)
+        if value.is_number and (abs(sympy.N(value, 15)) > 1e-12) is sympy.true:
             return False
     return bool(sympy.simplify(difference) == 0)
 
 
 @lru_cache(maxsize=1024)
-def _parsed(text: str) -> Any:
+def _parsed(text: str, lower: bool) -> Any:
     try:
-        found = latex2sympy(_exact(text), conversion_config=ConversionConfig(lowercase_symbols=not _both_cases(text)))
+        found = latex2sympy(_exact(text), conversion_config=ConversionConfig(lowercase_symbols=lower))
     except Exception:  # whatever a parser makes of a model's text: it is no formula
         return None
     if isinstance(found, list | tuple):
@@ -86,10 +109,11 @@ def _parsed(text: str) -> Any:
     return found if isinstance(found, sympy.Equality) else None
 
 
-def _both_cases(text: str) -> bool:
-    """It tells x from X; else nobody means another letter by it."""
-    letters = set(re.sub(r"\\[A-Za-z]+", "", text))
-    return any(letter.isupper() and letter.lower() in letters for letter in letters)
+def _one_case(one: str, other: str) -> bool:
+    """Nobody tells x from X: no letter stands in both cases, or each side has one letter alone, in one case."""
+    sides = [set(re.findall(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", side))) for side in (one, other)]
+    alone = all(len(side) <= 1 for side in sides)
+    return alone or not any(letter.swapcase() in sides[0] | sides[1] for letter in sides[0] | sides[1])
 
 
 def _exact(text: str) -> str:
