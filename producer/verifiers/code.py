@@ -11,7 +11,6 @@ in the prompt is an echo.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,11 +18,9 @@ from producer.sandbox.box import Sandbox
 from producer.sandbox.literals import read, same, written
 from producer.tasks.base import Problem, Verdict
 from producer.verifiers.answer import spoken
+from producer.verifiers.fences import blocks
 from producer.verifiers.programs import program
 
-FENCE = re.compile(r"([ \t]*)(`{3,})[ \t]*([^\s`]*)[^`]*")
-LONGEST_FENCE = 100  # characters, what may follow the language included
-LANGUAGES = ("", "python", "py", "python3")
 VALUE = "= "
 
 _sandbox = Sandbox()
@@ -71,24 +68,6 @@ def declared(completion: str, problem: Problem, entry: str) -> str | None:
     texts = blocks(spoken(completion, problem))
     echoed = (any(text.strip() in content for _, content in problem.messages) for text in texts)
     return program([text for text, echo in zip(texts, echoed, strict=True) if not echo], entry)
-
-
-def blocks(text: str) -> list[str]:
-    """What stands in fenced blocks of Python, or of no language; one that is not closed is none."""
-    out = list[str]()
-    opened: re.Match[str] | None = None
-    lines = list[str]()
-    for line in text.replace("\r\n", "\n").split("\n"):  # splitlines() also breaks at U+2028 inside a string
-        match = FENCE.fullmatch(line) if len(line) <= LONGEST_FENCE else None
-        if opened is None:
-            opened, lines = match, []
-        elif match and not match[3] and len(match[2]) >= len(opened[2]):
-            if opened[3].lower() in LANGUAGES:
-                out.append("\n".join(lines))
-            opened = None
-        else:
-            lines.append(line.removeprefix(opened[1]))
-    return out
 
 
 def _passes(line: str, expected: str) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from producer.tasks import Problem, Verdict
-from producer.verifiers.code import FunctionTests, blocks, score
+from producer.verifiers.code import FunctionTests, score
+from producer.verifiers.fences import blocks
 from tests.producer.sandbox.available import needs_lock
 
 TESTS = FunctionTests(
@@ -52,6 +53,16 @@ def verdict(completion: str, problem: Problem = PROBLEM) -> Verdict:
         fenced(GOOD + "\nTOTAL = " + "+".join("1" * 600)) * 2,
         fenced(f"{GOOD.replace('return', 'number = 0x' + '7' * 4000 + '; return')}") * 2,
         fenced(GOOD) + fenced("def mean(numbers:\n    a slip of the pen"),
+        f"1. {fenced(GOOD)}",
+        "Here: " + fenced(GOOD).replace("\n", "\n   "),
+        fenced(GOOD, "{python}"),
+        fenced(GOOD, "{.python .numbered}"),
+        fenced(GOOD, "python:solution.py"),
+        f"~~~python\n{GOOD}\n~~~",
+        f"A title\n~~~~~~~\n{fenced(GOOD)}",
+        f"```python\n{GOOD}```",
+        fenced(GOOD.replace("\n", '\n    """A block: ```"""\n')),
+        fenced(GOOD.replace("\n", '\n    """As in: ```\n    """\n')),
         fenced(HELPER) + fenced(HELPED),
         fenced(HELPED) + fenced(HELPER) + fenced("assert mean([]) == 0"),
         fenced("import math")
@@ -85,6 +96,10 @@ def test_a_right_function_scores_where_it_is_declared(completion: str) -> None:
         (f"```python\n{GOOD}", "a block without an end"),
         (f"```python {GOOD}```", "a block on a line of text"),
         (fenced(GOOD, "text"), "another language"),
+        (f"Here: {fenced(GOOD, 'text')}", "another language behind text"),
+        (f"Here: {fenced(GOOD, '')}", "no language behind text"),
+        (f"1. {fenced(GOOD)}2. {fenced(FLOOR)}", "two that differ behind text"),
+        (f"```python\n{GOOD}```\n```python\n{FLOOR}```", "two that differ, closed where they end"),
         (fenced(GOOD.replace("mean", "average")), "another name"),
         (fenced("class mean: pass"), "a class"),
         (fenced(f"class A:\n    {GOOD.replace(chr(10), chr(10) + '    ')}"), "not at the top"),
