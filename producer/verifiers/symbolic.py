@@ -4,11 +4,12 @@ Invariant: an answer is right if it is the gold answer written in another way, e
 value, order counts where brackets say so, and a bracket of an interval is part of it. Refuses to know where the answer
 stood.
 
-What is taken for the same: `x = 5` and `5`, if every step of a chain of `=` says so; a number with the unit that the other
-side leaves out, with and without a percent sign (of values above 1), and `50\%` and 0.5; a closed form and its value
-(`2^{10}`, `\sqrt{8}`); lists without brackets in any order; an interval and the inequality that describes it, unless the
-answer that is wanted looks like a point, as (1, 2) does. What is not: a number and the same with another unit or with a
-remark; bounds of x and bounds of y; what `or` joins and what `and` joins; a ratio and a time of day; AB and ab.
+What is taken for the same: `x = 5` and `5`, if every step of a chain of `=` says so; a number with the unit that the
+other side leaves out, with and without a percent sign (of values above 1), and `50\%` and 0.5; a closed form and its
+value (`2^{10}`, `\sqrt{8}`); lists without brackets in any order; an interval and the inequality that describes it,
+unless the answer that is wanted looks like a point, as (1, 2) does. What is not: a number and the same with another
+unit or with a remark; bounds of x and bounds of y; what `or` joins and what `and` joins; a ratio and a time of day; AB
+and ab.
 """
 
 from __future__ import annotations
