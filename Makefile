@@ -25,11 +25,11 @@ export TOKENIZERS_PARALLELISM := false
 
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help install lint format type test test-fast demo objectives up eval stop broker acl producer consumer monitoring exporter ledger dead-letters crash-matrix soak bench bench-learner bench-verifiers staleness exhibit curriculum fuzz lock clean FORCE
+.PHONY: help install lint format type test test-fast demo objectives up eval stop broker acl producer consumer top monitoring exporter ledger dead-letters explain report crash-matrix soak bench bench-learner bench-verifiers bench-instrumentation bench-audit staleness exhibit curriculum dashboards screenshots fuzz lock clean FORCE
 
 help:
 	@echo 'make VERB [RECIPE=recipes/demo.toml] [DEVICE=cpu|cuda] [PYTHON=python3.11] [ARGS="…"]'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-22s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(RUNTIME) ## run the whole pipeline on this machine: Redis, generators, learner
 	@exec $(PY) -m deploy.launcher recipes/demo.toml $(ARGS)
@@ -55,8 +55,11 @@ producer: $(RUNTIME) ## run one generator of RECIPE
 consumer: $(RUNTIME) ## run the learner of RECIPE
 	@exec $(PY) -m deploy.role consumer $(RECIPE) $(ARGS)
 
-monitoring: $(RUNTIME) ## watch the run of RECIPE in this terminal
+top: $(RUNTIME) ## watch the run of RECIPE in this terminal
 	@exec $(PY) -m monitoring.top $(RECIPE) $(ARGS)
+
+monitoring: $(RUNTIME) ## Prometheus and Grafana beside the run of RECIPE: those of this machine, or in containers
+	@exec $(PY) -m monitoring.stack $(RECIPE) $(ARGS)
 
 exporter: $(RUNTIME) ## serve the books of the run of RECIPE as Prometheus metrics (`make up` does it by itself)
 	@exec $(PY) -m monitoring.exporter $(RECIPE) $(ARGS)
@@ -75,6 +78,12 @@ ledger: $(RUNTIME) ## show the books of the run of RECIPE: every ticket and what
 
 dead-letters: $(RUNTIME) ## list what failed in the run of RECIPE or could not be read, and why; issue it again (ARGS="--requeue all")
 	@exec $(PY) -m monitoring.dead_letters $(RECIPE) $(ARGS)
+
+explain: $(RUNTIME) ## tell the life of one group of the run of RECIPE: GROUP=ticket|number|best|worst|latest|surprising (none: a list)
+	@exec $(PY) -m monitoring.explain $(RECIPE) $(if $(GROUP),'$(GROUP)') $(ARGS)
+
+report: $(RUNTIME) ## sum up a run, finished or not, on one HTML page: RUN=demo, or several side by side: RUNS="demo demo-2"
+	@exec $(PY) -m monitoring.report $(or $(RUNS),$(RUN),demo) $(ARGS)
 
 test: $(DEV) ## all tests, those of the real vLLM engine included
 	@exec $(PY) -m pytest -ra --durations=15 $(SIDE_BY_SIDE) $(ARGS)
@@ -103,6 +112,12 @@ bench-learner: $(DEV) ## packing and lean log-probs against a plain padded loop,
 bench-verifiers: $(DEV) ## verdicts a second of one verifier process
 	@exec $(PY) -m benchmarks.verifiers $(ARGS)
 
+bench-instrumentation: $(DEV) ## what the metrics cost: microseconds a step and a group, and their share of a run
+	@exec $(PY) -m benchmarks.instrumentation $(ARGS)
+
+bench-audit: $(RUNTIME) ## what the audit log costs a group, in microseconds and bytes
+	@exec $(PY) -m benchmarks.audit $(ARGS)
+
 fuzz: $(DEV) ## feed every decoder 100,000 broken messages and more
 	@exec $(PY) -m benchmarks.fuzz $(ARGS)
 
@@ -114,6 +129,12 @@ exhibit: $(RUNTIME) ## a gameable reward against a verifiable one, on a toy, in 
 
 curriculum: $(RUNTIME) ## samples to a given reward, by curriculum, on a toy: docs/curriculum.png (5 minutes)
 	@exec $(PY) -m benchmarks.curriculum $(ARGS)
+
+dashboards: $(DEV) ## write Grafana's dashboards anew from the code: monitoring/grafana/dashboards/*.json
+	@exec $(PY) -m monitoring.grafana $(ARGS)
+
+screenshots: $(DEV) ## the dashboards as pictures, of a small run under Prometheus: docs/dashboard-*.png (3 minutes)
+	@exec $(PY) -m benchmarks.dashboards $(ARGS)
 
 install: $(RUNTIME) ## install only (the other verbs do it by themselves)
 

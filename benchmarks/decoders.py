@@ -20,6 +20,7 @@ from prometheus_client import generate_latest
 from safetensors.numpy import save
 
 from broker import adapter, manifest
+from broker.audit import Answer, Excerpt, Sampling, Share, Span, Use, decode_note, encode_note
 from broker.card import decode_card, encode_card
 from broker.coursebook import Observation
 from broker.documents import INDEX, indexed_weights
@@ -218,6 +219,7 @@ def decoders(folder: Path) -> list[Decoder]:
         Decoder("ticket", [encode_ticket(Ticket("t0000000001", 1, 2, 3))], _ticket),
         Decoder("group", [encode_group(group()), encode_group(tombstone(Ticket("t1", 0, 0, 0), "why"))], _group),
         Decoder("journal entry", [Entry(7, 6, True, ("t1", "t2")).encode().encode()], _entry),
+        Decoder("audit note", _notes(), _note),
         Decoder("observation", [Observation(12, 3, 4, 8).encode().encode()], _observation),
         Decoder("task card", [encode_card(CARD)], _card),
         Decoder(
@@ -303,6 +305,26 @@ def _recipe(path: Path) -> None:
     recipe = read(path, [])
     assert recipe.capacity >= recipe.learner.groups_per_step
     recipe.toml()
+
+
+def _notes() -> list[bytes]:
+    """What a generator tells of a group, and what the learner does."""
+    names: dict[str, Any] = {"ticket_id": "t0000000001p0000000017", "generator": "host-1"}
+    span, text = Span(policy_version=3, start=0, end=4), Excerpt(head="3 + 4", left_out=12, tail="= 7")
+    said: dict[str, Any] = {"tokens": 4, "logprob": -0.5, "reward": 1.0, "components": {"correct": 1.0}}
+    answer = Answer(text=text, failed="", truncated=False, spans=(span,), **said)
+    ticket: dict[str, Any] = {"problem": 17, "seed": 5, "min_policy_version": 3, "issued_at": NOW, "deliveries": 1}
+    share = Share(reward=1.0, tokens=4, advantage=0.5, ratio_mean=1.0)
+    told = Sampling(**names, **ticket, answers=(answer, answer))
+    used = Use(**names, verdict="trained", published_at=NOW, step=3, version=2, rollouts=(share,))
+    return [encode_note(note, 4096) for note in (told, used)]
+
+
+def _note(raw: bytes) -> None:
+    note = decode_note(raw)
+    assert 0 < len(note.ticket_id) <= 64
+    assert decode_note(encode_note(note, 1 << 20)) == note
+    assert len(encode_note(note, 4096)) <= 4096
 
 
 def _observation(raw: bytes) -> None:

@@ -48,6 +48,11 @@ class Keys:
         return self._key("dead_letters_dropped")
 
     @property
+    def audit(self) -> str:
+        """Stream of notes on groups, for people: an audit log of bounded length."""
+        return self._key("audit")
+
+    @property
     def requeue(self) -> str:
         """List of ids of train tickets whose problems are to be issued again, oldest first: pushed by hand alone."""
         return self._key("requeue")

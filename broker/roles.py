@@ -54,7 +54,7 @@ def _command(name: str) -> str:
 
 
 def generator(keys: Keys) -> list[Grant]:
-    """Claims tickets, publishes groups, leases versions, says that it lives; changes nothing else."""
+    """Claims tickets, publishes groups, leases versions, says that it lives; changes nothing else, reads no note."""
     tickets, rollouts = keys.tickets(ANY), keys.rollouts(ANY)
     return [
         Grant((*CONNECTION, "script|load", "subscribe", "unsubscribe"), channels=(keys.policy,)),
@@ -64,6 +64,7 @@ def generator(keys: Keys) -> list[Grant]:
         ),
         Grant(("xgroup|create", "xadd"), (rollouts,)),
         Grant(("incr",), (keys.late,)),
+        Grant(("xadd",), (keys.audit,)),
         Grant(("hget", "hset", "hdel"), (keys.policy_leases, keys.generators)),
         Grant(("get", "set", "exists"), (keys.task_card,)),
         Grant(("get", "exists"), (keys.policy, keys.fingerprint, keys.recipe, keys.finished), read_only=True),
@@ -71,7 +72,10 @@ def generator(keys: Keys) -> list[Grant]:
 
 
 def learner(keys: Keys) -> list[Grant]:
-    """Issues tickets, settles groups, keeps the books and the pointer; may begin its own run anew, adds no group."""
+    """Issues tickets, settles groups, keeps the books and the pointer; may begin its own run anew, adds no group.
+
+    It adds to the audit log, too, and cannot read it: text stops at the stream.
+    """
     tickets, rollouts = keys.tickets(ANY), keys.rollouts(ANY)
     kept = (
         keys.ledger(ANY),
@@ -92,6 +96,7 @@ def learner(keys: Keys) -> list[Grant]:
         Grant(SCRIPTS, (keys.dead_letters, keys.dead_letters_dropped)),
         Grant(("xadd", "xlen", "xtrim"), (keys.dead_letters,)),
         Grant(("incrby",), (keys.dead_letters_dropped,)),
+        Grant(("xadd",), (keys.audit,)),
         Grant(("lrange", "ltrim"), (keys.requeue,)),
         Grant(STATE, (*kept, *announced)),
         Grant(("get", "hgetall", "hlen", "exists"), (keys.generators, keys.task_card, keys.late), read_only=True),

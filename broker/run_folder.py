@@ -58,6 +58,10 @@ class RunFolder:
         """The reward over the steps, PNG (report)."""
         return self.path / "reward.png"
 
+    def report(self, kind: str) -> Path:
+        """Everything on one page, `html`, and its curves, `png` (report)."""
+        return self.path / f"report.{kind}"
+
     @property
     def model(self) -> Path:
         """The final model, Hugging Face layout (learner)."""

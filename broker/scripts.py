@@ -47,6 +47,12 @@ local dropped = redis.call('XTRIM', KEYS[1], 'MAXLEN', ARGV[1])
 if dropped > 0 then redis.call('INCRBY', KEYS[2], dropped) end
 """
 
+# The id of a stream's oldest entry, without what it carries: megabytes, of a group.
+OLDEST = """
+local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+return first and first[1]
+"""
+
 # Forget consumers that have been silent for long and owe nothing. DELCONSUMER alone would destroy what they owe.
 FORGET = """
 local forgotten = 0

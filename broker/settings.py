@@ -17,6 +17,7 @@ from urllib.parse import unquote
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from broker.audit import LEAST_BYTES, MOST_BYTES
 from broker.errors import Refused
 from broker.secret import read_secret
 
@@ -72,6 +73,12 @@ class BrokerSettings(Section):
     patience: float = Field(600.0, ge=0, description="how long a running process waits for a Redis that is away")
     lease_seconds: float = Field(60.0, gt=0, description="a ticket whose owner is silent for this long goes to another")
     max_deliveries: int = Field(3, ge=1, description="deliveries of a ticket after which it is settled as failed")
+    audit_entries: int = Field(
+        2000, ge=0, description="what `make explain` has to go by: so many notes, two a group, and no more; 0: none"
+    )
+    audit_bytes: int = Field(
+        16384, ge=LEAST_BYTES, le=MOST_BYTES, description="the longest of them: longer texts are cut, and say so"
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -133,6 +133,11 @@ def _arrival(entry_id: bytes, fields: dict[bytes, bytes], kind: Kind) -> Arrival
     return Arrival(entry_id, kind, ticket_id, group)
 
 
+def added_at(entry_id: bytes) -> float:
+    """When an entry was added, seconds since the epoch by Redis' clock."""
+    return int(entry_id.partition(b"-")[0]) / 1000
+
+
 def no_group(error: redis.ResponseError) -> bool:
     """Redis has forgotten the stream, and everything else."""
     return "NOGROUP" in str(error)

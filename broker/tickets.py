@@ -17,7 +17,7 @@ from broker.errors import Malformed
 from broker.keys import GENERATORS, Keys
 from broker.patience import Patience
 from broker.schema import KINDS, Kind, RolloutGroup, Ticket, decode_ticket, encode_group, tombstone
-from broker.streams import by_stream, create_groups, no_group
+from broker.streams import added_at, by_stream, create_groups, no_group
 
 RETURNED = "returned"  # consumer name under which tickets that were handed back wait for anyone
 
@@ -34,6 +34,11 @@ class Claim:
     def suspect(self) -> bool:
         """Its earlier owner fell silent: perhaps it was the ticket's fault."""
         return self.deliveries >= 2
+
+    @property
+    def issued_at(self) -> float:
+        """When its entry was added, seconds since the epoch by Redis' clock: issued, or issued again after a loss."""
+        return added_at(self.entry_id)
 
 
 class TicketStream:

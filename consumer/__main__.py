@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import structlog
 import torch
 
+from broker.audit_log import AuditLog
 from broker.child import die_with_parent
 from broker.cli import guarded, process_recipe
 from broker.connection import address, connect, require
@@ -96,6 +97,7 @@ def build(recipe: ProcessRecipe, metrics: LearnerMetrics, ranks: Ranks) -> Learn
         tally,
         metrics,
         partial(fill_version, trainer.model, source),
+        AuditLog.of(recipe.broker, url, keys, metrics.audit_lost.inc),
     )
 
 
@@ -157,9 +159,25 @@ def require_redis(recipe: ProcessRecipe) -> None:
         require_room(recipe, client.info("memory"), address(client))
 
 
+def compared(recipe: ProcessRecipe) -> dict[str, float]:
+    """What alerts and dashboards compare figures with."""
+    of = recipe.learner
+    return {
+        "steps": recipe.run.steps,
+        "max_staleness": recipe.run.max_staleness,
+        "pipeline_depth": of.pipeline_depth,
+        "groups_per_step": of.groups_per_step,
+        "capacity": recipe.capacity,
+        "group_size": recipe.sampling.group_size,
+        "max_tokens": recipe.sampling.max_tokens,
+        "guard_min_ess": of.guard_min_ess,
+    }
+
+
 def lead(recipe: ProcessRecipe, ranks: Ranks) -> None:
     """The learner's life."""
     metrics = LearnerMetrics(stall_seconds=recipe.monitoring.stall_seconds)
+    metrics.observe_settings(compared(recipe))
     with watched(metrics, recipe.monitoring, recipe.monitoring.learner_port):
         require_redis(recipe)
         while not finish(recipe, metrics, ranks):

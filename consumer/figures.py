@@ -6,7 +6,7 @@ to be always on: a few passes over arrays of one number a token. Refuses to know
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ class StepStats:
     `ess` and `sequence_ess` are fractions, of the ratios π/μ at the start of the batch (of the minibatch, for an
     objective that does not look back so far), before any bound. A figure that this step cannot know (of tokens with
     A < 0 where there are none) is None.
+
+    `completions_by_length` and `staleness_by_length`, the mean staleness of their oldest token, go by the power of two
+    up to which a completion is long. What the step took (`effort.py`) is filled in by whoever has a clock.
     """
 
     loss: float
@@ -61,7 +64,13 @@ class StepStats:
     staleness_mean: float
     staleness_max: int
     staleness_histogram: dict[int, int]
-    train_seconds: float
+    completions_by_length: dict[int, int]
+    staleness_by_length: dict[int, float]
+    train_seconds: float = 0.0
+    phase_seconds: dict[str, float] = field(default_factory=dict)
+    flops: float = 0.0
+    mfu: float | None = None
+    peak_flops: float | None = None
 
 
 COLUMNS = ("logprobs", "anchor", "entropy", "clipped", "truncated", "masked", "reference")
@@ -92,7 +101,6 @@ def step_stats(
     norms: list[float],
     rate: float,
     padded: int,
-    seconds: float,
     with_reference: bool = False,
 ) -> StepStats:
     """The figures of one step; `advantages`, `staleness` (N,); `with_reference`: its column is filled."""
@@ -104,6 +112,7 @@ def step_stats(
     of_sequences = held(total(figures["anchor"] - behaviour, sheet.sequences)[last])
     ages, counts = torch.unique(staleness, return_counts=True)
     by_age = {int(a): float(k3(start[staleness == a]).mean()) for a in ages}
+    by_length = staleness_by_length(sheet, staleness)
     signs = {"positive": advantages > 0, "negative": advantages < 0}
     finite = [norm for norm in norms if norm == norm and abs(norm) != float("inf")]
     return StepStats(
@@ -129,10 +138,20 @@ def step_stats(
         staleness_mean=float(staleness.double().mean()),
         staleness_max=int(staleness.max()),
         staleness_histogram={int(a): int(c) for a, c in zip(ages, counts, strict=True)},
-        train_seconds=seconds,
-        **{f"ratio_{name}": quantile(ratio, q) for name, q in QUANTILES.items()},
+        completions_by_length={length: len(oldest) for length, oldest in by_length.items()},
+        staleness_by_length={length: sum(oldest) / len(oldest) for length, oldest in by_length.items()},
+        **{f"ratio_{name}": quantile(ratio, q) for name, q in QUANTILES.items()},  # type: ignore[arg-type]
         **_fractions(figures, signs),  # type: ignore[arg-type]
     )
+
+
+def staleness_by_length(sheet: Sheet, staleness: Tensor) -> dict[int, list[int]]:
+    """The staleness of the oldest token of each completion, by the power of two up to which it is long."""
+    found: dict[int, list[int]] = {}
+    for ages in staleness.split(sheet.lengths.tolist()):
+        if len(ages):
+            found.setdefault(1 << (len(ages) - 1).bit_length(), []).append(int(ages.max()))
+    return dict(sorted(found.items()))
 
 
 def effective_sample_size(weights: Tensor) -> float:

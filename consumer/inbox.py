@@ -13,6 +13,7 @@ import structlog
 
 from broker.points import reached
 from broker.streams import Arrival, RolloutStream
+from consumer.account import Accounts
 from consumer.buffer import StalenessBuffer
 from consumer.dispatch import Dispatch
 from consumer.evaluation import Evaluator
@@ -35,6 +36,7 @@ class Inbox:
     tally: StepTally
     metrics: LearnerMetrics
     streak: Streak
+    accounts: Accounts
     log: structlog.stdlib.BoundLogger = field(default_factory=lambda: structlog.get_logger("learner"))
 
     def take_in(self) -> None:
@@ -46,11 +48,13 @@ class Inbox:
             self.dispatch.ledger.fence.check()
             arrivals = self.rollouts.pending()
         else:
-            arrivals = self.rollouts.claim(CLAIM_COUNT, CLAIM_SECONDS)
+            with self.metrics.phase("wait"):
+                arrivals = self.rollouts.claim(CLAIM_COUNT, CLAIM_SECONDS)
         if arrivals:
             reached("learner.claimed")
-        for arrival in arrivals:
-            self.receive(arrival)
+        with self.metrics.phase("claim"):
+            for arrival in arrivals:
+                self.receive(arrival)
 
     def receive(self, arrival: Arrival) -> None:
         """One entry."""
@@ -68,6 +72,7 @@ class Inbox:
             self.log.warning("malformed group", ticket=arrival.ticket_id, reason=arrival.malformed)
             self.tally.failed()
             self.dispatch.refuse(arrival, arrival.malformed)
+            self.accounts.malformed(arrival)
         else:
             self.buffer.add(arrival)
             if not arrival.group.failed and not arrival.group.degenerate:

@@ -17,6 +17,7 @@ import structlog
 from broker.joining import alive
 from broker.keys import Keys
 from broker.points import reached
+from consumer.account import Accounts
 from consumer.buffer import Bound, Held, StalenessBuffer, Wait
 from consumer.dispatch import Dispatch
 from consumer.evaluation import Evaluator
@@ -47,6 +48,7 @@ class Intake:
     metrics: LearnerMetrics
     streak: Streak
     at: Position
+    accounts: Accounts
     clock: Callable[[], float] = time.time
 
     def next_batch(self) -> list[Held] | None:
@@ -55,10 +57,12 @@ class Intake:
         if self.buffer.order == "strict":
             self.publisher.wait()  # replacements and new tickets must be numbered in the same order in every run
         while True:
-            self._consume()
-            if settings.stop_when_solved and self.streak.length >= settings.max_degenerate_in_a_row:
-                return None
-            found = self.buffer.take(self.dispatch.waiting(), self._bound())
+            with self.metrics.phase("claim"):
+                self._consume()
+                if settings.stop_when_solved and self.streak.length >= settings.max_degenerate_in_a_row:
+                    return None
+                self.metrics.buffer.set(len(self.buffer))
+                found = self.buffer.take(self.dispatch.waiting(), self._bound())
             if not isinstance(found, Wait):
                 self.tally.waited(time.perf_counter() - started)
                 self.metrics.waiting("none")
@@ -86,16 +90,17 @@ class Intake:
             reached("learner.consumed")
         for held, verdict in verdicts:
             self.tally.consumed(held.group, verdict)
+            self.accounts.dropped(held, verdict)
             if verdict == "failed":
                 log.warning("a group failed", ticket=held.group.ticket_id, reason=held.group.failed)
             if verdict == "degenerate":
                 self.streak.consumed(held.group)
 
     def _wait(self, why: Wait) -> None:
-        reason = why.reason if self._anyone_alive() else "no live generator"
-        self.metrics.waiting(reason, why.ticket_id)
         with self.metrics.phase("wait"):
-            self.inbox.take_in()
+            reason = why.reason if self._anyone_alive() else "no live generator"
+        self.metrics.waiting(reason, why.ticket_id)
+        self.inbox.take_in()
 
     def _anyone_alive(self) -> bool:
         raw: Any = self.client.hgetall(self.keys.generators)

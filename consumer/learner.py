@@ -16,11 +16,13 @@ from typing import Any
 import redis
 import structlog
 
+from broker.audit_log import AuditLog
 from broker.keys import Keys
 from broker.points import reached
 from broker.policy import PolicyStore
 from broker.run_folder import RunFolder
 from broker.streams import RolloutStream, forget_generators
+from consumer.account import Accounts
 from consumer.buffer import Held, StalenessBuffer
 from consumer.dispatch import Dispatch
 from consumer.durability import Durability
@@ -55,9 +57,11 @@ class Learner:
     tally: StepTally
     metrics: LearnerMetrics
     fill: Callable[[Path, dict[str, Any]], None]  # writes a snapshot of the weights as a policy version
+    audit: AuditLog = field(default_factory=AuditLog.off)
     clock: Callable[[], float] = time.time
     at: Position = field(default_factory=Position)
     streak: Streak = field(default_factory=Streak)
+    accounts: Accounts = field(init=False)
     buffer: StalenessBuffer = field(init=False)
     inbox: Inbox = field(init=False)
     intake: Intake = field(init=False)
@@ -68,9 +72,9 @@ class Learner:
 
     def __post_init__(self) -> None:
         self.buffer = StalenessBuffer(self.recipe.learner.order, self.recipe.objective.degenerate == "keep")
-        self.inbox = Inbox(
-            self.rollouts, self.dispatch, self.buffer, self.evaluator, self.tally, self.metrics, self.streak
-        )
+        self.accounts = Accounts(self.audit, self.at, self.recipe.run.max_staleness)
+        told = (self.evaluator, self.tally, self.metrics, self.streak, self.accounts)
+        self.inbox = Inbox(self.rollouts, self.dispatch, self.buffer, *told)
         self.publisher = Publisher(self.policy, self._named_versions, self.metrics)
         self.intake = Intake(
             self.recipe,
@@ -85,6 +89,7 @@ class Learner:
             self.metrics,
             self.streak,
             self.at,
+            self.accounts,
             self.clock,
         )
         self.durability = Durability(self.recipe, self.dispatch, self.trainer, self.metrics, self.at)
@@ -122,6 +127,7 @@ class Learner:
         finally:
             self.publisher.close()
             self.durability.thread.close()
+            self.audit.close()
         return outcome
 
     def close(self) -> None:
@@ -131,25 +137,27 @@ class Learner:
 
     def _train(self, batch: list[Held]) -> None:
         started = time.perf_counter()
-        self.dispatch.take(batch)
-        reached("learner.batch-taken")
-        groups = [held.group for held in batch]
-        for group in groups:
-            self.tally.consumed(group, "trained")
-            self.streak.consumed(group)
-        with self.metrics.phase("train"):
-            stats = self.trainer.train(groups, self.at.version)
+        with self.metrics.phase("claim"):
+            self.dispatch.take(batch)
+            reached("learner.batch-taken")
+            groups, version = [held.group for held in batch], self.at.version
+            for group in groups:
+                self.tally.consumed(group, "trained")
+                self.streak.consumed(group)
+        stats = self.trainer.train(groups, version)
         reached("learner.trained")
         publish_seconds = self._advance([group.ticket_id for group in groups])
+        self.accounts.trained(batch, self.trainer.uses, version)
         at = self.at
-        self.tally.step(
-            stats,
-            step=at.step,
-            version=at.version,
-            buffer=len(self.buffer),
-            publish_seconds=publish_seconds,
-            curriculum=self.dispatch.curriculum(),
-        )
+        with self.metrics.phase("figures"):
+            self.tally.step(
+                stats,
+                step=at.step,
+                version=at.version,
+                buffer=len(self.buffer),
+                publish_seconds=publish_seconds,
+                curriculum=self.dispatch.curriculum(),
+            )
         seconds = round(time.perf_counter() - started, 2)
         self.log.info("step", step=at.step, version=at.version, loss=round(stats.loss, 5), seconds=seconds)
         self._evaluate()
@@ -161,7 +169,8 @@ class Learner:
         if at.steps_at_version or (at.step and not periodic):
             return
         self.publisher.wait()
-        self.evaluator.start(at.version, "periodic" if at.step else "start")
+        with self.metrics.phase("evaluate"):
+            self.evaluator.start(at.version, "periodic" if at.step else "start")
 
     def _advance(self, tickets: list[str]) -> float:
         """Count the step that was just taken and commit it, with a publication when one is due."""
@@ -177,7 +186,8 @@ class Learner:
 
     def _publish(self, tickets: list[str]) -> None:
         """Upload the weights, and commit with them the step that these tickets made (none: the publication alone)."""
-        step, version, snapshot = self.at.step, self.at.version, self.trainer.snapshot()
+        with self.metrics.phase("publish"):
+            step, version, snapshot = self.at.step, self.at.version, self.trainer.snapshot()
         self.publisher.publish(
             version,
             lambda folder: self.fill(folder, snapshot),

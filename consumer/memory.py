@@ -27,6 +27,7 @@ GROUP = 1024  # ids, names and headers; 256 characters of them are the generator
 NODE = 4096  # of a stream: small entries share one, and whichever of them is left keeps all of it
 PLACE = 512  # an entry's in index and pending list, its ticket's in hash and journal
 DEAD_LETTER = DEAD_LETTER_BYTES + 4 * DEAD_LETTER_REASON + PLACE  # up to four bytes a character
+NOTE = 64 + 64  # beside a note in the audit log: its ticket's id and the names of its fields
 ALLOCATOR = 1.25  # jemalloc has four sizes for each doubling, so a block is up to a quarter larger than what is in it
 BASE = 8 << 20  # an empty server, clients, scripts, recipe, task card, leases
 REPLY = 64 + 4  # groups in the buffers of connections: a reply to the learner, and some that are being sent
@@ -55,12 +56,19 @@ def group_bytes(recipe: LearnerRecipe, spans: int) -> int:
     return GROUP + sampling.max_prompt_tokens * 4 + sampling.group_size * rollout
 
 
+def audit_bytes(recipe: LearnerRecipe) -> int:
+    """The audit log. Redis trims whole nodes of a stream, so a node of small notes stays that need not."""
+    of = recipe.broker
+    return (of.audit_entries + 1) * _entry(of.audit_bytes + NOTE) if of.audit_entries else 0
+
+
 def most(recipe: LearnerRecipe) -> int:
     """Bytes that the run can hold in Redis, at most."""
     train = group_bytes(recipe, recipe.run.max_staleness + 2)
     evaluation = group_bytes(recipe, recipe.sampling.max_tokens)
     groups, evaluations = unsettled_groups(recipe), evaluation_groups(recipe)
-    entries = groups * _entry(train) + evaluations * _entry(evaluation) + DEAD_LETTERS * _entry(DEAD_LETTER)
+    kept = DEAD_LETTERS * _entry(DEAD_LETTER) + audit_bytes(recipe)
+    entries = groups * _entry(train) + evaluations * _entry(evaluation) + kept
     buffers = min(REPLY, groups) * train + min(REPLY, evaluations) * evaluation
     return BASE + int(ALLOCATOR * (entries + buffers))
 
@@ -75,5 +83,6 @@ def require_room(recipe: LearnerRecipe, info: dict[str, Any], where: str) -> Non
     if 0 < allowed < needed:
         raise Refused(
             f"Redis at {where} may use {allowed / 1e6:,.1f} MB (maxmemory), this run can fill {needed / 1e6:,.1f} MB",
-            "raise maxmemory, or lower learner.checkpoint_every, learner.groups_per_step or sampling.max_tokens",
+            "raise maxmemory, or lower learner.checkpoint_every, learner.groups_per_step, sampling.max_tokens or "
+            "broker.audit_entries",
         )

@@ -25,6 +25,7 @@ from broker.settings import RecipeBase
 from consumer import lora
 from consumer.attention import install
 from consumer.compiling import compile_layers, layers_of
+from consumer.effort import Flops, peak
 from consumer.logprobs import LogProbs
 from consumer.pack import Layout, MicroBatch
 from consumer.settings import LearnerSettings
@@ -50,7 +51,8 @@ class Scorer(Protocol):
 class PolicyModel:
     """A causal language model that is trained: `module` as transformers has it, `net` the whole way to log-probs.
 
-    `layout` is what its micro-batches are to be packed in.
+    `layout` is what its micro-batches are to be packed in; `flops` what a token costs, `peak_flops` what the device can
+    do a second, None where that is not known.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class PolicyModel:
         self.module = module.to(device)
         self.device, self.policy_dtype = device, policy_dtype
         kind = settings.autocast if settings.autocast != "auto" else ("bfloat16" if device.type == "cuda" else "none")
+        self.flops, self.peak_flops = Flops.of(self.module), peak(device, bfloat16=kind == "bfloat16")
         self.net = LogProbs(self.module, settings.logit_chunk, autocast=kind == "bfloat16")
         if settings.gradient_checkpointing:
             self.module.gradient_checkpointing_enable({"use_reentrant": False})

@@ -65,7 +65,7 @@ class MicroBatch:
     `input_ids`, `position_ids` (R, T); `segments` of a packed row, with R = 1, or None where every row is one sequence,
     padded on its right; `predictor` (N,) index into R·T of the position that predicts a token; `targets` (N,); `tokens`
     (N,) the place of each in the batch's `Sheet`, those of a completion together and in order. `cost` is in units of a
-    token's linear work, attention included.
+    token's linear work, attention included. `real_tokens`: prompts and completions without padding.
     """
 
     input_ids: Tensor
@@ -75,6 +75,7 @@ class MicroBatch:
     targets: Tensor
     tokens: Tensor
     cost: float
+    real_tokens: int
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same on `device`."""
@@ -86,6 +87,7 @@ class MicroBatch:
             self.targets.to(device),
             self.tokens.to(device),
             self.cost,
+            self.real_tokens,
         )
 
     @property
@@ -225,4 +227,5 @@ def _micro_batch(
         torch.from_numpy(np.concatenate([c.tokens for c in completions]).astype(np.int64)),
         torch.from_numpy(np.concatenate([c.first + np.arange(len(c.tokens)) for c in completions])),
         cost,
+        sum(block.length for block in blocks),
     )

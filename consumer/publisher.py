@@ -6,6 +6,7 @@ that are not there; publications happen one at a time, in order. Refuses to know
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -49,6 +50,7 @@ class Publisher(Background):
 
     def _publish(self, version: int, fill: Callable[[Path], None], commit: Callable[[], None]) -> None:
         reached("publisher.begun")
+        started = time.perf_counter()
         while True:
             try:
                 # A folder of this number beyond the pointer is a crashed learner's upload that nobody was told of.
@@ -63,5 +65,6 @@ class Publisher(Background):
                     raise  # never published: whoever waits for it must not take it for done
         reached("publisher.uploaded")
         commit()
+        self._metrics.publication_seconds.observe(time.perf_counter() - started)
         reached("publisher.committed")
         self._policy.prune(self._protected())

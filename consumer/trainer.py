@@ -6,14 +6,15 @@ Refuses to know where groups come from and where weights go.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 
 import torch
 from torch import Tensor
 
 from broker.schema import RolloutGroup
+from consumer.effort import Laps
 from consumer.figures import Figures, StepStats, step_stats
 from consumer.guard import CollapseGuard
 from consumer.model import PolicyModel, Scorer
@@ -27,6 +28,7 @@ from consumer.restorable import Restorable
 from consumer.settings import LearnerRecipe
 from consumer.sharding import whole
 from consumer.sheet import Sheet
+from consumer.uses import Uses
 
 
 class Trainer(Restorable):
@@ -42,6 +44,7 @@ class Trainer(Restorable):
         super().__init__(model, recipe.learner, ranks)
         self.recipe, self.reference = recipe, reference
         self.guard = CollapseGuard(recipe.learner)
+        self.uses: Uses | None = None  # of the last step, where somebody wants to know
 
     @property
     def learning_rate(self) -> float:
@@ -55,13 +58,14 @@ class Trainer(Restorable):
         With more than one, π at the start of the batch is computed once, before the first of them, where the objective
         asks for it; with one it is sg(π) of the same forward pass, unless all of the batch has to be looked at first.
         """
-        started = time.perf_counter()
-        settings, of = self.recipe.learner, self.recipe.objective
+        laps, settings, of = Laps(), self.recipe.learner, self.recipe.objective
         sheet, minibatches = Sheet.of(groups), min(settings.minibatches_per_batch, len(groups))
         packed = self._packed(groups, sheet, minibatches)
+        laps.lap("pack")
         looks_back = of.needs_whole_batch or (minibatches > 1 and of.needs_anchor)
         anchor = self._whole(self.model, sheet, packed) if looks_back else None
         reference = self._whole(self.reference, sheet, packed) if self.reference is not None else None
+        laps.lap("forward_backward")
         fixed = plan(
             sheet,
             of,
@@ -71,13 +75,16 @@ class Trainer(Restorable):
             anchor=anchor,
             reference=reference,
         )
+        laps.lap("pack")
         figures, losses, norms = Figures(len(sheet)), torch.zeros(minibatches, dtype=torch.float64), list[float]()
         for number, micro_batches in enumerate(packed):
             for micro_batch, counts in self._ours(micro_batches):
                 loss = self._backward(micro_batch, number, sheet, fixed, anchor, reference, figures if counts else None)
                 losses[number] += loss
+            laps.lap("forward_backward")
             rate = self.learning_rate
             norms.append(self._update())
+            laps.lap("optimizer")
         self.ranks.total(figures.table)
         stats = step_stats(
             sheet,
@@ -88,11 +95,23 @@ class Trainer(Restorable):
             norms=norms,
             rate=rate,
             padded=sum(m.padded_tokens for micro_batches in packed for m in micro_batches),
-            seconds=time.perf_counter() - started,
             with_reference=reference is not None,
         )
+        self.uses = Uses.of(sheet, figures, fixed) if self.recipe.broker.audit_entries and self.ranks.leads else None
         self.guard.look(stats)
-        return stats
+        laps.lap("figures")
+        return self._with_effort(stats, laps, packed, forward_passes=(anchor is not None) + (reference is not None))
+
+    def _with_effort(
+        self, stats: StepStats, laps: Laps, packed: Sequence[Sequence[MicroBatch]], *, forward_passes: int
+    ) -> StepStats:
+        """A reference is counted as a model of the same size; `forward_passes` are those that have no backward pass."""
+        tokens = sum(micro_batch.real_tokens for micro_batches in packed for micro_batch in micro_batches)
+        flops = tokens * (self.model.flops.training + forward_passes * self.model.flops.forward)
+        peak = None if self.model.peak_flops is None else self.ranks.world * self.model.peak_flops
+        mfu = None if peak is None else flops / (peak * laps.total)
+        effort = {"train_seconds": laps.total, "phase_seconds": laps.seconds, "flops": flops}
+        return replace(stats, **effort, mfu=mfu, peak_flops=peak)  # type: ignore[arg-type]
 
     def _packed(self, groups: Sequence[RolloutGroup], sheet: Sheet, minibatches: int) -> list[list[MicroBatch]]:
         """Micro-batches of each minibatch: group i is in minibatch i mod m."""

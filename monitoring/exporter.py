@@ -100,7 +100,7 @@ def export(exporter: Exporter, seconds: float, signals: Signals) -> None:
     while True:
         began = time.monotonic()
         exporter.look()
-        took = time.monotonic() - began if exporter.metrics.books.reading is not None else 0.0
+        took = time.monotonic() - began if exporter.metrics.reading is not None else 0.0
         if signals.wait(max(seconds, took / LARGEST_SHARE)):
             return
 

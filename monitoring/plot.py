@@ -38,7 +38,8 @@ def step_of(evaluation: Evaluation, progress: Progress) -> int:
     return next(made, progress.steps[-1].step) if evaluation.policy_version else 0
 
 
-def _bare(axes: Axes) -> None:
+def bare(axes: Axes) -> None:
+    """No more lines than it takes."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -56,7 +57,7 @@ def _reward(axes: Axes, progress: Progress) -> None:
     axes.set_ylabel("mean reward, pass@1", color=INK)
     axes.set_title("reward over all groups consumed, degenerate ones included", loc="left", color=INK, fontsize=10)
     axes.legend(loc="lower right", frameon=False)
-    _bare(axes)
+    bare(axes)
 
 
 def _evaluations(axes: Axes, progress: Progress) -> None:
@@ -86,4 +87,4 @@ def _staleness(axes: Axes, progress: Progress, bound: int) -> None:
     axes.set_ylabel("staleness, versions", color=INK)
     axes.set_title(f"staleness of the trained tokens, {bound} allowed", loc="left", color=INK, fontsize=10)
     axes.legend(loc="upper right", frameon=False, ncols=2)
-    _bare(axes)
+    bare(axes)

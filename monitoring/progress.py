@@ -11,92 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ValidationError
+
+from monitoring.records import RECORD, Evaluation, EvaluationRecord, Figures, OutcomeRecord, Record, StepRecord
+
+__all__ = ["Evaluation", "EvaluationRecord", "Figures", "OutcomeRecord", "Progress", "Record", "StepRecord", "Stretch"]
 
 VERDICTS = ("trained", "degenerate", "stale", "failed")
 RECENT = 5  # steps in "the last steps" and "the first steps"
-
-
-# Bounds so wide that no run meets them: sums over a run stay finite whatever a line claims.
-Count = Annotated[int, Field(ge=0, lt=2**53)]
-Seconds = Annotated[float, Field(ge=-1e12, le=1e12)]  # clocks are set back at times
-Reward = Annotated[float, Field(ge=-1e40, le=1e40)]
-
-
-class _Line(BaseModel):
-    """Only what the views use; a line may hold more."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
-
-
-class StepRecord(_Line):
-    """One optimizer step. `seconds` since the step before, `wait_seconds` of them waiting for groups."""
-
-    time: Seconds  # since the epoch
-    step: Count
-    steps: Count
-    policy_version: Count
-    reward: Reward
-    samples: Count
-    groups: dict[str, Count]
-    completion_tokens: Count
-    seconds: Seconds
-    wait_seconds: Seconds
-    tokens: Count
-    staleness_mean: float
-    staleness_max: Count
-    staleness_histogram: dict[Count, Count]
-
-
-class Figures(_Line):
-    """What came of held-out problems; pass@1 and the means are None if every ticket of them failed."""
-
-    samples: Count
-    pass_at_1: Reward | None
-    problems: Count = 0
-    pass_at_1_error: Reward | None = None
-    pass_at: dict[str, Reward] = {}
-    majority_at: dict[str, Reward] = {}
-    reward: Reward | None = None
-    mean_length: Reward | None = None
-    truncated_fraction: Reward | None = None
-
-
-class Evaluated(Figures):
-    """One task's problems of one level."""
-
-    task: str
-    level: str
-
-
-class Evaluation(Figures):
-    """All problems of one evaluation, and each task and level where there are several."""
-
-    label: str
-    policy_version: Count
-    newest_version: Count = 0
-    failed: Count = 0
-    by: list[Evaluated] = []
-
-
-class EvaluationRecord(_Line):
-    """One evaluation and when it was complete."""
-
-    time: Seconds
-    eval: Evaluation
-
-
-class OutcomeRecord(_Line):
-    """Why the run is over: `finished`, `solved` or `no signal`."""
-
-    time: Seconds
-    outcome: str
-
-
-Record = StepRecord | EvaluationRecord | OutcomeRecord
-_RECORD: TypeAdapter[Record] = TypeAdapter(Record)
 
 
 @dataclass(frozen=True)
@@ -226,7 +149,7 @@ class Progress:
 
     def _parse(self, line: bytes) -> Record | None:
         try:
-            return _RECORD.validate_json(line)
+            return RECORD.validate_json(line)
         except ValidationError:
             self.unreadable += 1
             return None

@@ -16,14 +16,16 @@ from broker.joining import alive
 from broker.keys import Keys
 from broker.ledger import Balance, Ledger
 from broker.schema import KINDS, Kind
+from broker.scripts import OLDEST
 
 
 @dataclass(frozen=True)
 class Stream:
-    """One stream: its entries, and those of them that somebody has claimed and not settled."""
+    """One stream: its entries, those of them that somebody has claimed and not settled, seconds since its oldest."""
 
     entries: int
     pending: int
+    oldest: float  # 0 without an entry
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Reading:
     policy_version: int | None  # the pointer's; None before the first publication
     late: int
     live_generators: int
+    finished: bool  # the learner has said that the run is over
     used_memory: int  # bytes
     maxmemory: int  # bytes; 0: as much as there is
 
@@ -47,7 +50,7 @@ class Reading:
         """As it is `now` (seconds since the epoch). Raises what Redis raises."""
         balances = {kind: Ledger(client, keys, kind).balance() for kind in KINDS}
         ages = {kind: 0.0 if b.oldest is None else max(0.0, now - b.oldest) for kind, b in balances.items()}
-        letters, dropped, requests, version, late, generators, memory, streams = _figures(client, keys)
+        letters, dropped, requests, version, late, generators, finished, memory, streams = _figures(client, keys, now)
         return Reading(
             balances=balances,
             ages=ages,
@@ -58,12 +61,13 @@ class Reading:
             policy_version=None if version is None else int(version),
             late=int(late or 0),
             live_generators=alive(generators, now),
+            finished=bool(finished),
             used_memory=int(memory.get("used_memory", 0)),
             maxmemory=int(memory.get("maxmemory", 0)),
         )
 
 
-def _figures(client: redis.Redis, keys: Keys) -> list[Any]:
+def _figures(client: redis.Redis, keys: Keys, now: float) -> list[Any]:
     """What stands beside the books; the last one is the streams."""
     names = [(name, kind, stream, group) for kind in KINDS for name, (stream, group) in keys.streams(kind).items()]
     with client.pipeline(transaction=False) as pipe:
@@ -73,17 +77,24 @@ def _figures(client: redis.Redis, keys: Keys) -> list[Any]:
         pipe.get(keys.policy)
         pipe.get(keys.late)
         pipe.hgetall(keys.generators)
+        pipe.exists(keys.finished)
         pipe.info("memory")
         for _, _, stream, group in names:
             pipe.xlen(stream)
             pipe.xpending(stream, group)
+            pipe.eval(OLDEST, 1, stream)
         found: list[Any] = [_known(reply) for reply in pipe.execute(raise_on_error=False)]
-    first, lengths, pending = found[:7], found[7::2], found[8::2]
+    first, lengths, pending, oldest = found[:8], found[8::3], found[9::3], found[10::3]
     streams = {
-        (name, kind): Stream(length, summary["pending"])
-        for (name, kind, _, _), length, summary in zip(names, lengths, pending, strict=True)
+        (name, kind): Stream(length, summary["pending"], _age(entry_id, now))
+        for (name, kind, _, _), length, summary, entry_id in zip(names, lengths, pending, oldest, strict=True)
     }
     return [*first, streams]
+
+
+def _age(entry_id: bytes | None, now: float) -> float:
+    """An entry's id begins with the milliseconds at which Redis took it."""
+    return max(0.0, now - int(entry_id.split(b"-")[0]) / 1000) if entry_id else 0.0
 
 
 def _known(reply: Any) -> Any:

@@ -1,4 +1,4 @@
-"""`python -m monitoring.report FOLDER`: what came of a run, as a table, `summary.json` and `reward.png`.
+"""`python -m monitoring.report FOLDER …`: what came of a run, as a table, `summary.json`, `reward.png` and a page.
 
 Invariant: `summary.json` appears whole, last, and only once the learner has ended by itself: its presence says that the
 run is over, and a run that is over is never resumed. Refuses to know processes.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,10 @@ from rich.table import Table
 from broker.cli import guarded
 from broker.errors import Refused
 from broker.run_folder import RunFolder
+from monitoring import charts
+from monitoring.dossier import Dossier, locate
 from monitoring.files import replace_file
+from monitoring.page import page
 from monitoring.plot import png
 from monitoring.progress import RECENT, VERDICTS, Progress
 from monitoring.recipe import ViewRecipe, resolved
@@ -155,24 +160,45 @@ def write(folder: RunFolder, summary: dict[str, Any]) -> list[Path]:
     """
     recipe, progress = read(folder)
     files = [(folder.plot, png(progress, recipe))] if progress.steps else []
+    files += _page([Dossier.of(folder, recipe, progress, summary)], folder.report)
     if folder.finished or folder.model.is_dir():  # its model is the last thing that a learner writes
         files.append((folder.summary, json.dumps(summary, indent=2).encode() + b"\n"))
+    _write(folder.path, files)
+    return [path for path, _ in files]
+
+
+def _write(folder: Path, files: Sequence[tuple[Path, bytes]]) -> None:
     try:
         for path, data in files:
             replace_file(path, data)
     except OSError as error:
-        raise Refused(
-            f"cannot write to {folder.path}: {error.strerror}", "free some disk, or mend its rights"
-        ) from None
+        raise Refused(f"cannot write to {folder}: {error.strerror}", "free some disk, or mend its rights") from None
+
+
+def side_by_side(folders: Sequence[RunFolder]) -> list[Path]:
+    """Several runs on one page, beside the folder of the first. Raises `Refused`."""
+    runs = [Dossier.of(folder, *read(folder), summarise(folder.path)) for folder in folders]
+    name = "-".join(folder.path.name for folder in folders)[:200]
+    files = _page(runs, lambda kind: folders[0].path.with_name(f"report-{name}.{kind}"))
+    _write(folders[0].path.parent, files)
     return [path for path, _ in files]
+
+
+def _page(runs: Sequence[Dossier], path: Callable[[str], Path]) -> list[tuple[Path, bytes]]:
+    return [(path("html"), page(runs, time.time()).encode()), (path("png"), charts.png(runs))]
 
 
 @guarded
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(prog="monitoring.report", description="sum up a run")
-    parser.add_argument("folder", type=Path, help="for example runs/demo")
-    folder = RunFolder(parser.parse_args().folder)
+    parser = argparse.ArgumentParser(prog="monitoring.report", description="sum up a run, or several side by side")
+    parser.add_argument(
+        "folders", metavar="RUN", nargs="+", type=Path, help="a folder, for example runs/demo, or a name"
+    )
+    folder, *others = (locate(given) for given in parser.parse_args().folders)
+    if others:
+        print("\n".join(f"  {path}" for path in side_by_side([folder, *others])))
+        return
     summary = summarise(folder.path)
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # an arrow on a terminal that knows none
     Console().print(table(summary))

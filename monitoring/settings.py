@@ -15,6 +15,8 @@ class MonitoringSettings(Section):
     generator_port: int = Field(9410, ge=0, le=65535, description="0 turns the endpoint off")
     exporter_port: int = Field(9401, ge=0, le=65535, description="the books' metrics; 0: no exporter is started")
     exporter_seconds: float = Field(15.0, gt=0, description="how often the exporter reads Redis")
+    prometheus_port: int = Field(9090, ge=1, le=65535, description="where `make monitoring` serves Prometheus")
+    grafana_port: int = Field(3000, ge=1, le=65535, description="where `make monitoring` serves Grafana")
     warn_seconds: float = Field(60.0, ge=0, description="a wait longer than this is logged; 0: none is")
     stall_seconds: float = Field(
         600.0,

@@ -16,8 +16,9 @@ from typing import Any, Literal, Protocol, Self
 
 import structlog
 
-from monitoring.metrics import Exposed, Wait, serve
+from monitoring.server import Exposed, serve
 from monitoring.settings import MonitoringSettings
+from monitoring.standing import Wait
 
 EVERY_SECONDS = 5.0
 

@@ -9,6 +9,7 @@ import socket
 import uuid
 from pathlib import Path
 
+from broker.audit_log import AuditLog
 from broker.cli import guarded, process_recipe
 from broker.connection import connect, require
 from broker.joining import Fingerprint, agree, join, register_task
@@ -78,6 +79,8 @@ async def serve_run(recipe: ProcessRecipe, metrics: GeneratorMetrics) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stopping.set)
     engine = make_engine(recipe)
+    if recipe.generator.engine == "vllm":
+        metrics.show_vllm()
     scorings = [part.scoring for part in task.parts]
     verifiers = VerifierPool(scorings, recipe.generator.verifier_workers, recipe.generator.verifier_seconds)
     metrics.starting("engine")
@@ -100,6 +103,7 @@ async def serve_run(recipe: ProcessRecipe, metrics: GeneratorMetrics) -> None:
             verifiers,
             metrics,
             belong,
+            AuditLog.of(recipe.broker, url, keys, metrics.audit_lost.inc),
             stopping=stopping,
         )
         await generator.run()

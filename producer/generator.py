@@ -12,20 +12,23 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 
 import redis
 import structlog
 
+from broker.audit_log import AuditLog
 from broker.keys import Keys
 from broker.points import reached
 from broker.policy import PolicyStore
 from broker.schema import RolloutGroup
 from broker.tickets import Claim, TicketStream
 from monitoring.metrics import GeneratorMetrics
+from producer.account import account
 from producer.engine import Engine, Unsampled
 from producer.keeper import EngineKeeper
 from producer.refresher import Refresher
-from producer.sampler import Sampler
+from producer.sampler import Sampler, Served
 from producer.settings import GeneratorRecipe
 from producer.tasks import Task
 from producer.tokens import Tokens
@@ -50,6 +53,7 @@ class Generator:
     verifiers: VerifierPool
     metrics: GeneratorMetrics
     belong: Callable[[], None]  # says again what the run is, should Redis have forgotten; raises `Refused` if it is not
+    audit: AuditLog = field(default_factory=AuditLog.off)
     clock: Callable[[], float] = time.time
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     serving: dict[bytes, tuple[Claim, asyncio.Task[None]]] = field(default_factory=dict)
@@ -87,6 +91,7 @@ class Generator:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await asyncio.to_thread(self._leave)
+            await asyncio.to_thread(self.audit.close)
         if self.failure is not None:
             raise self.failure
 
@@ -142,15 +147,17 @@ class Generator:
 
     async def _serve(self, claim: Claim) -> None:
         """From ticket to published group. Cancelled: the ticket goes back."""
+        began = time.perf_counter()
         try:
-            group = await self.sampler.group(claim.ticket, claim.deliveries)
+            served = await self.sampler.serve(claim.ticket, claim.deliveries)
             reached("generator.verified")
             with self._phase("publish"):
-                first = await asyncio.to_thread(self.tickets.publish, claim, group)
+                first = await asyncio.to_thread(self.tickets.publish, claim, served.group)
             reached("generator.published")
             self.metrics.tickets.labels(event="published" if first else "late").inc()
             if first:
-                self._count(group)
+                self._count(served.group)
+            self._tell(claim, served, time.perf_counter() - began)
         except asyncio.CancelledError:
             if await asyncio.to_thread(self.tickets.give_back, claim):
                 self.metrics.tickets.labels(event="handed_back").inc()
@@ -161,6 +168,12 @@ class Generator:
             self.serving.pop(claim.entry_id, None)
             self.metrics.in_flight_groups.set(len(self.serving))
             await self.refresher.notify()
+
+    def _tell(self, claim: Claim, served: Served, seconds: float) -> None:
+        """The audit log, also of a copy: which of two was the first is known for certain to the learner alone."""
+        if self.audit.on and claim.ticket.kind == "train":
+            prompt = "" if served.prompt is None else self.tokens.shown(served.prompt)  # no tokenizer on other threads
+            self.audit.write(claim.ticket.ticket_id, partial(account, claim, served, prompt, seconds))
 
     async def _failed(self, claim: Claim, error: Exception) -> None:
         """Others try the ticket, at once; one that fails again and again runs out of deliveries."""
@@ -209,6 +222,7 @@ class Generator:
 
     async def _revived(self) -> None:
         self.metrics.progress()
+        self.metrics.engine_restarts.inc()
         await self.refresher.notify()
 
     def _say(self) -> None:

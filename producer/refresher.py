@@ -63,13 +63,8 @@ class Refresher:
         """
         started = time.perf_counter()
         try:
-            # Leased before it is opened, a version is not pruned under us. Once loaded, its files are not needed any
-            # more.
-            await asyncio.to_thread(self._policy.lease, self._name, version)
-            reached("generator.leased")
-            folder = await asyncio.to_thread(self._policy.open, version)
-            reached("generator.opened")
-            await self._engine.refresh(folder, version)
+            with self._metrics.phase("refresh"):
+                await self._take_up(version)
         except (redis.RedisError, Refused):
             raise  # patience is at its end; or the run is another model's, and every version of it will be
         except Exception as error:  # whatever a library raises: counted, and the engine is asked whether it lives
@@ -88,6 +83,14 @@ class Refresher:
         log.info("refreshed", version=version, seconds=round(seconds, 3))
         await self.notify()
         return True
+
+    async def _take_up(self, version: int) -> None:
+        """Leased before it is opened, a version is not pruned under us. Once loaded, its files are needed no more."""
+        await asyncio.to_thread(self._policy.lease, self._name, version)
+        reached("generator.leased")
+        folder = await asyncio.to_thread(self._policy.open, version)
+        reached("generator.opened")
+        await self._engine.refresh(folder, version)
 
     async def hold(self, version: int) -> None:
         """Wait until the engine holds `version` or newer. Raises `Unsampled` if it dies meanwhile."""

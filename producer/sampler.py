@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from broker.points import reached
@@ -19,9 +21,23 @@ from producer.refresher import Refresher
 from producer.reward import rewarded
 from producer.rollout import assemble
 from producer.settings import GeneratorRecipe
-from producer.tasks import Task
+from producer.tasks import Problem, Task, Verdict
 from producer.tokens import Tokens
 from producer.verify import VerifierPool
+
+
+@dataclass(frozen=True)
+class Served:
+    """The group of a ticket, and what is true of it that does not travel with it. Times in seconds."""
+
+    group: RolloutGroup
+    problem: Problem | None = None
+    prompt: Ints | None = None
+    completions: Sequence[Completion] = ()
+    texts: Sequence[str] = ()
+    verdicts: Sequence[Verdict] = ()
+    waited: float = 0.0  # for a version that would do
+    verified: float = 0.0
 
 
 @dataclass
@@ -38,37 +54,48 @@ class Sampler:
     verifiers: VerifierPool
     metrics: GeneratorMetrics
 
-    async def group(self, ticket: Ticket, deliveries: int) -> RolloutGroup:
+    async def serve(self, ticket: Ticket, deliveries: int) -> Served:
         """The group of a ticket, or its tombstone. Raises `Unsampled`, and what a broken verifier pool raises."""
         split = self.task.train if ticket.kind == "train" else self.task.held_out
         if ticket.problem >= len(split):
-            return tombstone(ticket, f"no problem {ticket.problem} in a split of {len(split)}", self.name)
+            return Served(tombstone(ticket, f"no problem {ticket.problem} in a split of {len(split)}", self.name))
         problem = split[ticket.problem]
         prompt = self.tokens.prompt_ids(problem)
         if len(prompt) > self.recipe.sampling.max_prompt_tokens:
             limit = self.recipe.sampling.max_prompt_tokens
-            return tombstone(ticket, f"the prompt has {len(prompt)} tokens, the limit is {limit}", self.name)
-        started = time.perf_counter()
-        completions = await self._completions(ticket, prompt, f"{ticket.ticket_id}/{deliveries}")
-        seconds = time.perf_counter() - started
+            why = f"the prompt has {len(prompt)} tokens, the limit is {limit}"
+            return Served(tombstone(ticket, why, self.name), problem, prompt)
+        began = time.perf_counter()
+        completions, waited = await self._completions(ticket, prompt, f"{ticket.ticket_id}/{deliveries}")
+        seconds = time.perf_counter() - began
         texts = [self.tokens.decode(c.tokens) for c in completions]
+        began = time.perf_counter()
         with self.metrics.phase("verify"):
             verdicts = await self.verifiers.verify(problem, texts)
+        verified = time.perf_counter() - began
         weights, limit = self.task.parts[problem.part].reward, self.recipe.sampling.max_tokens
         verdicts = [
             rewarded(v, weights, text, c, limit) for v, text, c in zip(verdicts, texts, completions, strict=True)
         ]
-        return assemble(ticket, prompt, completions, verdicts, generator=self.name, sample_seconds=seconds)
+        group = assemble(ticket, prompt, completions, verdicts, generator=self.name, sample_seconds=seconds)
+        return Served(group, problem, prompt, completions, texts, verdicts, waited, verified)
 
-    async def _completions(self, ticket: Ticket, prompt: Ints, request: str) -> list[Completion]:
+    async def _completions(self, ticket: Ticket, prompt: Ints, request: str) -> tuple[list[Completion], float]:
+        """They, and for how long their version was waited for."""
+        began = time.perf_counter()
         if self.recipe.run.deterministic:
-            async with self.refresher.exact:
-                await self.refresher.hold_exactly(ticket.min_policy_version)
-                return await self._sample(prompt, ticket.seed, request)
+            async with AsyncExitStack() as held:
+                with self.metrics.phase("wait_version"):
+                    await held.enter_async_context(self.refresher.exact)
+                    await self.refresher.hold_exactly(ticket.min_policy_version)
+                waited = time.perf_counter() - began
+                with self.metrics.phase("sample"):
+                    return await self._sample(prompt, ticket.seed, request), waited
         with self.metrics.phase("wait_version"):
             await self.refresher.hold(ticket.min_policy_version)
+        waited = time.perf_counter() - began
         with self.metrics.phase("sample"):
-            return await self._sample(prompt, ticket.seed, request)
+            return await self._sample(prompt, ticket.seed, request), waited
 
     async def _sample(self, prompt: Ints, seed: int, request: str) -> list[Completion]:
         try:

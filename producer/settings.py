@@ -23,6 +23,11 @@ class GeneratorSettings(Section):
     kv_cache_gib: float = Field(1.0, gt=0, description="key-value cache on CPU")
     threads: int = Field(0, ge=0, description="CPU threads of the engine; 0: its own choice")
     enforce_eager: bool = False
+    engine_metrics: bool = Field(
+        True,
+        description="have vLLM count queue, key-value cache and latencies, shown beside ours; costs its front end some "
+        "microseconds a token",
+    )
     conservative_spans: bool = Field(
         False, description="below vLLM 0.32: refresh in flight and stamp the whole completion with its oldest version"
     )

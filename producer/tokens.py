@@ -72,3 +72,8 @@ class Tokens:
             tokens.tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return text
+
+    def shown(self, prompt: Ints) -> str:
+        """The text of a prompt (P,) as the model is given it, with what marks its turns."""
+        text: str = self._tokenizer.decode(prompt.tolist(), clean_up_tokenization_spaces=False)
+        return text

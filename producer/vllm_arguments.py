@@ -52,7 +52,7 @@ def engine_arguments(model: str, recipe: GeneratorRecipe, extension: str, on_cpu
         "enforce_eager": settings.enforce_eager,
         "logprobs_mode": "processed_logprobs",  # the default ignores the temperature
         "worker_extension_cls": extension,
-        "disable_log_stats": True,
+        "disable_log_stats": not settings.engine_metrics,  # at this logging level it prints none of them
     }
     if on_cpu:
         # Everything that runs fits into one step, so no prompt is ever computed in parts: vLLM throws away what it

@@ -24,7 +24,17 @@ from broker.keys import Keys
 from broker.policy import PolicyStore
 
 NAMES = (
-    *("ticket", "group", "journal entry", "observation", "task card", "fingerprint", "manifest", "checkpoint document"),
+    *(
+        "ticket",
+        "group",
+        "journal entry",
+        "audit note",
+        "observation",
+        "task card",
+        "fingerprint",
+        "manifest",
+        "checkpoint document",
+    ),
     *("checkpoint state", "recipe", "weight index", "model configuration"),
     *("adapter configuration", "adapter weights", "verify request", "verify answer"),
     *("verify greeting", "result of a program", "steps.jsonl", "healthz and metrics"),

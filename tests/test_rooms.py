@@ -39,6 +39,7 @@ EXTRA: dict[str, set[str]] = {
     "producer/worker_extension.py": {"vllm", "torch"},
     "producer/quiet_executor.py": {"vllm"},
     "producer/transformers_engine.py": {"torch"},
+    "monitoring/grafana/build.py": {"grafana_foundation_sdk"},
     "deploy/prepare.py": {"torch", "transformers", "tokenizers", "huggingface_hub", "safetensors", "gguf"},
 }
 

@@ -15,6 +15,7 @@ import pytest
 import redis as redis_library
 
 from broker import acl
+from broker.audit_log import AuditLog
 from broker.connection import connect, require
 from broker.embedded import EmbeddedServer
 from broker.errors import Fenced, Refused
@@ -34,6 +35,8 @@ from consumer.dispatch import Dispatch
 from consumer.evaluation import Evaluator
 from monitoring.reading import Reading
 from monitoring.requeue import requeue
+from monitoring.trail import Trail
+from tests.broker.test_audit import answer, sampling, use
 from tests.broker.test_streams import LEASE, age, group_of
 from tests.consumer.desk import FLOW
 
@@ -297,6 +300,21 @@ def test_an_admin_asks_for_a_problem_again_and_the_learner_issues_it(play: Play,
     assert refusals(play.root) == []
 
 
+def test_generator_and_learner_tell_the_audit_log_and_a_monitor_reads_it(
+    play: Play, clients: dict[str, Any], door: Door
+) -> None:
+    for role, note in (("generator", sampling(answer())), ("learner", use(generator="host-1"))):
+        file = door.secrets / f"{role}.password"
+        url = door.server.url.replace("://", f"://{role}@")
+        log = AuditLog.of(BrokerSettings(url=url, password_file=file), url, play.keys)
+        log.write(note.ticket_id, lambda note=note: note)  # type: ignore[misc]
+        log.close()
+        assert log.lost == 0
+    trail = Trail.read(clients["monitor"], play.keys)
+    assert [(life.sampling is not None, life.use is not None) for life in trail.lives] == [(True, True)]
+    assert refusals(play.root) == []
+
+
 # -- what they may not ------------------------------------------------------------------------------------------------
 
 K = Keys(RUN)
@@ -417,6 +435,12 @@ FORBIDDEN: list[tuple[Role, tuple[str, ...]]] = [
     *((role, command) for role in ROLES if role != "admin" for command in THE_ADMIN_S),
     *((role, ("LTRIM", K.requeue, "1", "0")) for role in ("generator", "monitor")),
     ("generator", ("LRANGE", K.requeue, "0", "0")),
+    ("learner", ("XRANGE", K.audit, "-", "+")),  # the texts of completions are in it
+    ("generator", ("XRANGE", K.audit, "-", "+")),
+    ("learner", script("XRANGE", K.audit, "-", "+")),
+    ("generator", ("XTRIM", K.audit, "MAXLEN", "0")),
+    ("learner", ("DEL", K.audit)),
+    ("monitor", ("XADD", K.audit, "*", "ticket_id", "t", "payload", "x")),
 ]
 
 

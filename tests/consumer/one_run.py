@@ -16,6 +16,7 @@ from typing import Any
 
 import redis
 
+from broker.audit_log import AuditLog
 from broker.fence import Fence
 from broker.keys import Keys
 from broker.ledger import Ledger
@@ -63,6 +64,7 @@ class Run:
     run_settings: dict[str, Any] = field(default_factory=dict)
     evaluate: int = 0
     patience: Patience = field(default_factory=lambda: Patience(0.0))
+    audit: Callable[[], AuditLog] = AuditLog.off
 
     def __post_init__(self) -> None:
         self.desk = Desk(self.client, self.keys, self.folder / "policy", self.patience)
@@ -99,6 +101,7 @@ class Run:
             tally,
             metrics,
             fill,
+            self.audit(),
         )
 
     @contextmanager

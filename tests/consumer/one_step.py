@@ -16,6 +16,7 @@ def step_stats(**said: Any) -> StepStats:
         "ratio_p50": 1.0, "ratio_p99": 1.0, "kl": 0.0, "kl_k1": 0.0, "kl_reference": None, "mismatch_engine": None,
         "mismatch_staleness": None, "mismatch_by_staleness": {}, "advantage_mean": 0.0, "advantage_std": 1.0,
         "staleness_mean": 0.0, "staleness_max": 0, "staleness_histogram": {}, "train_seconds": 1.0,
+        "completions_by_length": {}, "staleness_by_length": {},
         **{f"{name}_fraction{sign}": 0.0 for name in ("clip", "truncation", "mask") for sign in signs},
     }  # fmt: skip
     return StepStats(**{**usual, **said})

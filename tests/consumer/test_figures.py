@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from broker.schema import RolloutGroup
-from consumer.figures import Figures, StepStats, effective_sample_size, quantile, step_stats
+from consumer.figures import Figures, StepStats, effective_sample_size, quantile, staleness_by_length, step_stats
 from consumer.objective.settings import ObjectiveSettings
 from consumer.sheet import Sheet
 from tests.consumer import oracle
@@ -72,7 +72,7 @@ def stats_of(choice: dict[str, Any], **given: Any) -> tuple[StepStats, list[Answ
     found = computed(BATCH, of)
     flags = {name: getattr(found, name) for name in ("clipped", "truncated", "masked")}
     figures = figures_of(answers, flags, torch.randperm(len(found.loss), generator=torch.Generator().manual_seed(1)))
-    usual = {"losses": [0.25, 0.75], "norms": [1.0, 3.0], "rate": 0.1, "padded": 99, "seconds": 2.0, **given}
+    usual = {"losses": [0.25, 0.75], "norms": [1.0, 3.0], "rate": 0.1, "padded": 99, **given}
     stats = step_stats(
         Sheet.of(BATCH.groups), figures, advantages=found.plan.advantages, staleness=found.plan.staleness, **usual
     )
@@ -184,7 +184,29 @@ def test_one_gradient_that_was_thrown_away_is_enough_for_a_step_to_say_so(norm: 
     fine, _, _ = stats_of({})
     assert not fine.skipped
     assert (fine.grad_norm, fine.loss, fine.learning_rate) == (3.0, 0.5, 0.1)
-    assert (fine.tokens, fine.padded_tokens, fine.train_seconds) == (len(Sheet.of(BATCH.groups)), 99, 2.0)
+    assert (fine.tokens, fine.padded_tokens) == (len(Sheet.of(BATCH.groups)), 99)
+
+
+def test_staleness_goes_by_the_power_of_two_up_to_which_a_completion_is_long() -> None:
+    group = RolloutGroup(
+        "t0",
+        "train",
+        0,
+        np.array([1], np.int32),
+        (
+            rollout([1], spans=[(9, 0, 1)]),
+            rollout([1] * 3, spans=[(6, 0, 1), (9, 1, 3)]),  # its oldest token counts
+            rollout([1] * 4, spans=[(8, 0, 4)]),
+            rollout([1] * 5, spans=[(2, 0, 2), (5, 2, 5)]),
+        ),
+    )
+    sheet = Sheet.of([group])
+    assert staleness_by_length(sheet, 9 - sheet.versions) == {1: [0], 4: [3, 1], 8: [7]}
+    stats, _, _ = stats_of({})
+    answers = [r for g in BATCH.groups for r in g.rollouts if len(r.tokens)]  # an empty one has no token to be stale
+    assert sum(stats.completions_by_length.values()) == len(answers)
+    whole = sum(stats.completions_by_length[n] * stats.staleness_by_length[n] for n in stats.completions_by_length)
+    assert whole == pytest.approx(sum(VERSION - min(r.versions()) for r in answers))
 
 
 # -- parts -----------------------------------------------------------------------------------------------------------
@@ -214,6 +236,6 @@ def test_a_wild_ratio_makes_no_figure_infinite() -> None:
     )  # fmt: skip
     stats = step_stats(
         sheet, figures, advantages=zeros, staleness=VERSION - sheet.versions, losses=[0.0], norms=[0.0], rate=0.1,
-        padded=1, seconds=0.0,
+        padded=1,
     )  # fmt: skip
     assert all(math.isfinite(v) for v in vars(stats).values() if isinstance(v, float))

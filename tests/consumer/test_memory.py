@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import redis as redis_library
 
+from broker.audit import Excerpt, Sampling
+from broker.audit_log import WAITING, AuditLog
 from broker.connection import connect
 from broker.embedded import EmbeddedServer
 from broker.errors import Refused
@@ -25,6 +27,8 @@ from consumer.inbox import CLAIM_COUNT
 from consumer.recipe import ProcessRecipe
 from consumer.settings import LearnerRecipe
 from tests.consumer.desk import Desk, ids
+
+NODE = 100  # entries of a stream's node: Redis trims whole ones
 
 
 def recipe(max_tokens: int, **learner: Any) -> LearnerRecipe:
@@ -68,6 +72,23 @@ class Brimful:
         for number in range(DEAD_LETTERS + 1):
             with ledger.transaction() as pipe:
                 ledger.dead_letter(pipe, f"t{number}".ljust(64, "x"), "\N{WATER WAVE}" * 9999, b"p" * 9999)
+        self._tell(self.of.broker.audit_entries + NODE)
+
+    def _tell(self, count: int) -> None:
+        name = "t".ljust(64, "x")
+        note = Sampling(
+            ticket_id=name, problem=0, seed=0, min_policy_version=0, issued_at=0.0, deliveries=1, generator="g",
+            prompt=Excerpt.of("p" * 99_999),
+        )  # fmt: skip
+        options = self.client.connection_pool.connection_kwargs
+        url = f"redis://{options['host']}:{options['port']}"
+        log = AuditLog.of(self.of.broker, url, self.desk.keys)
+        for number in range(count):
+            log.write(name, lambda: note)
+            if number % WAITING == WAITING - 1:
+                log.close()
+        log.close()
+        assert log.lost == 0
 
     def _answer(self, kind: Kind, names: list[str]) -> None:
         ledger = self.desk.ledger(kind)
@@ -114,6 +135,13 @@ def test_steps_without_a_checkpoint_are_two_intervals_the_guard_s_patience_and_t
     of = recipe(16, checkpoint_every=10, guard_steps=7, publish_every=3)
     assert memory.unsettled_groups(of) == (2 + 1) * 4 + (2 * 10 + 7 + 2) * 4
     assert memory.evaluation_groups(of) == 3 * 5
+
+
+def test_an_audit_log_that_is_off_takes_no_room_and_one_that_is_on_all_that_it_may() -> None:
+    without, more = ({**recipe(16).model_dump(), "broker": {"audit_entries": n}} for n in (0, 4000))
+    off, usual, on = memory.most(LearnerRecipe(**without)), memory.most(recipe(16)), memory.most(LearnerRecipe(**more))
+    assert usual - off > 2000 * 16384
+    assert on - usual > 2000 * 16384
 
 
 def test_a_server_that_the_run_could_fill_is_refused_with_both_numbers_and_the_remedy() -> None:

@@ -72,7 +72,8 @@ def test_the_line_of_a_step_in_full(desk: Desk) -> None:
         "truncation_fraction_negative": None, "mask_fraction": 0.0, "mask_fraction_positive": 0.0,
         "mask_fraction_negative": 0.0, "mismatch_engine": 0.001, "mismatch_staleness": 0.019,
         "mismatch_by_staleness": {"0": 0.001, "3": 0.02}, "kl_reference": None, "advantage_mean": 0.0,
-        "advantage_std": 1.0,
+        "advantage_std": 1.0, "completions_by_length": {}, "staleness_by_length": {}, "phase_seconds": {}, "flops": 0.0,
+        "mfu": None, "peak_flops": None,
     }  # fmt: skip
 
 

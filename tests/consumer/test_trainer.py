@@ -180,3 +180,29 @@ def test_the_figures_of_a_step_are_those_of_its_tokens() -> None:
     assert stats.staleness_max == ages.max() == 3
     assert stats.staleness_histogram == {age: int((ages == age).sum()) for age in (2, 3)}
     assert stats.padded_tokens > stats.tokens
+
+
+def test_a_step_says_what_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = random_groups(7)
+    tokens = sum(len(g.prompt) + len(r.tokens) for g in groups for r in g.rollouts)
+    of = trainer(recipe({**STEPWISE, "layout": "padded", "tokens_per_micro_batch": 50}))
+    weights = sum(p.numel() for p in of.model.parameters)
+    stats = of.train(groups, 3)
+    assert stats.padded_tokens > tokens, "what padding costs is not what the model asks for"
+    assert stats.flops == 6 * weights * tokens, "its table is tied to the head"
+    assert set(stats.phase_seconds) == {"pack", "forward_backward", "optimizer", "figures"}
+    assert stats.train_seconds == pytest.approx(sum(stats.phase_seconds.values()))
+    assert (stats.mfu, stats.peak_flops) == (None, None), "nobody knows what a CPU can do"
+    of.model.peak_flops = 1e12
+    known = of.train(groups, 3)
+    assert known.peak_flops == 1e12
+    assert known.mfu == pytest.approx(known.flops / known.train_seconds / 1e12)
+
+
+def test_a_reference_and_a_look_back_are_forward_passes_more() -> None:
+    groups, usual = random_groups(7), recipe(STEPWISE)
+    of = recipe({**STEPWISE, "minibatches_per_batch": 2}, {"kl": "k3", "kl_coefficient": 0.1})
+    model = policy_model(llama(0), of)
+    stats = Trainer(model, of, policy_model(llama(1), of).frozen()).train(groups, 3)
+    plain = Trainer(policy_model(llama(0), usual), usual).train(groups, 3)
+    assert stats.flops == pytest.approx(plain.flops * 10 / 6)

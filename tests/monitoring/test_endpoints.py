@@ -11,7 +11,8 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from monitoring.endpoints import Endpoint, Endpoints, Rate, ask
-from monitoring.metrics import GeneratorMetrics, LearnerMetrics, Server, serve
+from monitoring.metrics import GeneratorMetrics, LearnerMetrics
+from monitoring.server import Server, serve
 from tests.ports import free_port
 from tests.system.pipeline import wait_until
 

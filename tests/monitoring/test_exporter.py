@@ -1,4 +1,4 @@
-"""The books as metrics: what is shown of a run, when an alarm begins and ends, what a Redis that is away costs.
+"""The books as metrics: what is shown of a run, when the log speaks, what a Redis that is away costs.
 
 With the monitor's rights alone: tests/broker/test_acl.py. Beside a run: tests/deploy/test_launcher.py.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -28,7 +27,8 @@ from broker.ledger import VERDICTS
 from broker.settings import BrokerSettings
 from consumer.dispatch import Dispatch
 from monitoring.exporter import Exporter, admitted
-from monitoring.metrics import ExporterMetrics, serve
+from monitoring.metrics import ExporterMetrics
+from monitoring.server import serve
 from tests.consumer.desk import Desk, ids, publish, trained
 from tests.faults import Faulty
 from tests.monitoring.test_metrics import HOST, get, scrape, value
@@ -36,7 +36,6 @@ from tests.ports import free_port
 from tests.system.pipeline import ROOT, wait_until
 
 LABELS = {"kind", "verdict", "place", "stream", "reason", "phase"}
-ALARMS = ROOT / "monitoring" / "prometheus" / "alerts.yml"
 ISSUED = 1_700_000_000.0
 
 
@@ -114,6 +113,7 @@ def test_a_run_that_balances_is_shown_as_it_is(desk: Desk, exporter: Exporter, l
     assert figure(exporter, "policy_version") == 1
     assert figure(exporter, "late_groups_total") == 1
     assert figure(exporter, "live_generators") == 1
+    assert figure(exporter, "run_finished") == 0
     assert figure(exporter, "redis_used_memory_bytes") > 100_000
     assert figure(exporter, "redis_maxmemory_bytes") == 0
     assert log == [], "nothing to say"
@@ -128,6 +128,24 @@ def test_the_age_of_the_oldest_outstanding_ticket(desk: Desk, exporter: Exporter
     dispatch.open(0)
     exporter.look()
     assert figure(exporter, "ledger_oldest_outstanding_seconds", kind="train") == 42
+
+
+def test_the_age_of_the_oldest_entry_of_a_stream(desk: Desk, exporter: Exporter) -> None:
+    desk.dispatch()
+    for seconds in (30, 20):
+        desk.client.xadd(
+            desk.keys.rollouts("train"), {"payload": b"x" * 99}, id=f"{int(ISSUED + 42 - seconds) * 1000}-0"
+        )
+    exporter.look()
+    assert figure(exporter, "stream_oldest_entry_seconds", stream="rollouts", kind="train") == 30
+    assert figure(exporter, "stream_oldest_entry_seconds", stream="rollouts", kind="eval") == 0
+
+
+def test_the_end_of_a_run_is_a_figure(desk: Desk, exporter: Exporter) -> None:
+    desk.opened()
+    desk.client.set(desk.keys.finished, "solved")
+    exporter.look()
+    assert figure(exporter, "run_finished") == 1
 
 
 def test_a_run_that_nobody_has_begun_is_all_noughts(redis: redis_library.Redis, keys: Keys, log: list[Any]) -> None:
@@ -293,23 +311,3 @@ def up(port: int) -> float | None:
         return value(scrape(port), "headrace_redis_up")
     except OSError:  # not there yet
         return None
-
-
-# -- the rules --------------------------------------------------------------------------------------------------------
-
-
-def test_every_figure_that_an_alarm_names_is_one_of_ours(desk: Desk, exporter: Exporter) -> None:
-    yaml = pytest.importorskip("yaml")
-    document = yaml.safe_load(ALARMS.read_text())
-    rules = {rule["alert"]: rule for group in document["groups"] for rule in group["rules"]}
-    assert set(rules) == {"LedgerOutOfBalance", "DeadLetters", "RedisDown"}
-    assert (rules["LedgerOutOfBalance"]["for"], rules["LedgerOutOfBalance"]["labels"]["severity"]) == ("0m", "critical")
-    desk.opened()
-    exporter.look()
-    known = {sample.name for family in exporter.metrics.registry.collect() for sample in family.samples}
-    for name, rule in rules.items():
-        figures = set(re.findall(r"headrace_\w+", rule["expr"]))
-        assert figures, name
-        assert figures <= known, name
-        assert rule["annotations"]["runbook"].strip().endswith("."), name
-        assert rule["labels"]["severity"] in ("critical", "warning"), name

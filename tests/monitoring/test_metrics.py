@@ -1,28 +1,25 @@
-"""Every metric by its name, and the small server that shows them: what Prometheus reads, and what a person asks for."""
+"""Every metric by its name, its unit and its labels, and what it says after what was done."""
 
 from __future__ import annotations
 
-import json
 import math
-import socket
-from collections.abc import Iterator
+from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from prometheus_client import Metric
+from prometheus_client import REGISTRY, Gauge, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from broker.errors import Refused
 from broker.ledger import VERDICTS
 from broker.schema import Rollout, RolloutGroup, VersionSpan, tombstone
 from broker.schema import Ticket as Permission
 from consumer.record import StepTally
-from monitoring.metrics import WAITING, GeneratorMetrics, LearnerMetrics, Server, serve
+from monitoring.metrics import MOST_LABELS, GeneratorMetrics, LearnerMetrics
+from monitoring.standing import WAITING
 from tests.consumer.one_step import step_stats
-from tests.ports import free_port
 
 Both = GeneratorMetrics | LearnerMetrics
 HOST = "127.0.0.1"
@@ -41,6 +38,8 @@ LABELS = {
     "verdict",
     "le",
     "staleness",
+    "length",
+    "name",
 }
 
 BY = [{"task": "sums", "level": "hard", "pass_at_1": 0.125}, {"task": "sums", "level": "easy", "pass_at_1": 0.375}]
@@ -67,12 +66,17 @@ def learner(folder: Path) -> LearnerMetrics:
         staleness_histogram={1: 20, 3: 10},
         mismatch_by_staleness={1: 0.02, 3: 0.05},
         clip_fraction_negative=0.25,
+        completions_by_length={2: 3, 8: 1},
+        staleness_by_length={2: 1.0, 8: 3.0},
+        phase_seconds={"pack": 0.25, "forward_backward": 2.0},
+        flops=6e9,
     )
+    metrics.observe_settings({"max_staleness": 4})
     tally.step(figures, step=7, version=6, buffer=3, publish_seconds=0.1, curriculum=CURRICULUM)
     tally.evaluation({"pass_at_1": 0.25, "pass_at": {"4": 0.5}, "majority_at": {"4": 0.375}, "by": BY})
     tally.evaluation({"pass_at_1": None, "pass_at": {}, "majority_at": {}, "by": []})
     metrics.waiting("ticket", "t0000000042")
-    with metrics.phase("train"):
+    with metrics.phase("claim"):
         metrics.progress()
     return metrics
 
@@ -95,13 +99,6 @@ def metrics(request: pytest.FixtureRequest, tmp_path: Path) -> Both:
     return learner(tmp_path) if request.param == "learner" else generator()
 
 
-@pytest.fixture
-def server(metrics: Both) -> Iterator[Server]:
-    started = serve(metrics, HOST, free_port(), metrics.health)
-    yield started
-    started.stop()
-
-
 def get(port: int, path: str) -> tuple[int, str | None, str]:
     connection = HTTPConnection(HOST, port, timeout=10)
     connection.request("GET", path)
@@ -111,7 +108,7 @@ def get(port: int, path: str) -> tuple[int, str | None, str]:
     return response.status, response.getheader("Content-Type"), body
 
 
-def value(families: dict[str, Metric], name: str, **labels: str) -> float:
+def value(families: dict[str, Metric], name: str, /, **labels: str) -> float:
     samples = [s for family in families.values() for s in family.samples if s.name == name and s.labels == labels]
     assert len(samples) == 1, name
     return float(samples[0].value)
@@ -186,6 +183,15 @@ def test_what_the_learner_did_is_what_is_shown(tmp_path: Path) -> None:
     assert value(families, "headrace_learner_clip_fraction_negative") == 0.25
     assert math.isnan(value(families, "headrace_learner_mismatch_engine") or 0.0), "no token was of this version"
     assert value(families, "headrace_learner_waiting", reason="ticket") == 1
+    assert value(families, "headrace_learner_completions_total", length="2") == 3
+    assert value(families, "headrace_learner_completions_staleness_versions_total", length="2") == 3
+    assert value(families, "headrace_learner_completions_staleness_versions_total", length="8") == 3
+    assert value(families, "headrace_learner_phase_seconds_total", phase="forward_backward") == 2
+    assert value(families, "headrace_learner_phase_seconds_total", phase="optimizer") == 0, "there from the start"
+    assert value(families, "headrace_learner_flops_total") == 6e9
+    assert math.isnan(value(families, "headrace_learner_mfu")), "of a device whose peak nobody knows"
+    assert value(families, "headrace_learner_setting", name="max_staleness") == 4
+    assert value(families, "headrace_learner_process_resident_memory_bytes") > 1e6
 
 
 def test_what_the_generator_did_is_what_is_shown() -> None:
@@ -196,10 +202,55 @@ def test_what_the_generator_did_is_what_is_shown() -> None:
     assert value(families, "headrace_generator_tokens_total", kind="train") == 20
     assert value(families, "headrace_generator_rollouts_total") == 4, "of training alone"
     assert value(families, "headrace_generator_reward_total") == 2, "a counter cannot take a penalty back"
+    assert value(families, "headrace_generator_penalty_total") == 2
     assert value(families, "headrace_generator_reward_component_total", component="formatted") == 4
+    assert value(families, "headrace_generator_reward_component_total", component="correct") == 2
+    assert value(families, "headrace_generator_penalty_component_total", component="correct") == 2
+    assert value(families, "headrace_generator_tickets_total", event="failed") == 0, "there from the start"
     assert value(families, "headrace_generator_truncated_total") == 6
     assert value(families, "headrace_generator_completion_length_tokens_count") == 6
     assert value(families, "headrace_generator_in_flight_groups") == 0
+
+
+def test_what_is_under_way_in_a_generator_is_shown_while_it_is() -> None:
+    shown = GeneratorMetrics()
+
+    def under_way(phase: str) -> float:
+        return value(
+            {family.name: family for family in shown.registry.collect()}, "headrace_generator_in_phase", phase=phase
+        )
+
+    with shown.phase("sample"), shown.phase("sample"), shown.phase("refresh"):
+        assert (under_way("sample"), under_way("refresh"), under_way("verify")) == (2, 1, 0)
+    assert (under_way("sample"), under_way("refresh")) == (0, 0)
+
+
+def test_components_beyond_a_bound_share_a_series() -> None:
+    shown = GeneratorMetrics()
+    for number in range(MOST_LABELS + 3):
+        rollout = replace(group().rollouts[0], components={f"c{number}": 1.0})
+        shown.observe_group(replace(group(), rollouts=(rollout,)))
+    families = {family.name: family for family in shown.registry.collect()}
+    series = [s for s in families["headrace_generator_reward_component"].samples if s.name.endswith("_total")]
+    assert len(series) == MOST_LABELS + 1
+    assert value(families, "headrace_generator_reward_component_total", component="other") == 3
+
+
+def test_what_a_library_counts_by_itself_is_shown_after_ours_while_it_is_there() -> None:
+    shown = GeneratorMetrics()
+    shown.show_vllm()
+    ours = [family.name for family in shown.registry.collect()]
+    queue = Gauge("vllm:num_requests_waiting", "As vLLM has it.", ["engine"])
+    try:
+        queue.labels(engine="0").set(7)
+        *before, last = shown.registry.collect()
+        assert [family.name for family in before] == ours
+        assert [(s.name, s.labels, s.value) for s in last.samples] == [
+            ("vllm:num_requests_waiting", {"engine": "0"}, 7.0)
+        ]
+    finally:
+        REGISTRY.unregister(queue)
+    assert [family.name for family in shown.registry.collect()] == ours, "an engine that is gone shows nothing"
 
 
 def test_a_process_waits_for_one_thing_at_a_time() -> None:
@@ -226,69 +277,7 @@ def test_waiting_on_counts_from_its_beginning_and_another_ticket_begins_anew() -
 
 def test_a_phase_is_counted_even_if_it_fails() -> None:
     shown = LearnerMetrics()
-    with pytest.raises(ZeroDivisionError), shown.phase("train"):
+    with pytest.raises(ZeroDivisionError), shown.phase("claim"):
         raise ZeroDivisionError
     families = {family.name: family for family in shown.registry.collect()}
-    assert value(families, "headrace_learner_phase_seconds_total", phase="train") > 0
-
-
-# -- the server -------------------------------------------------------------------------------------------------------
-
-
-def test_prometheus_can_read_what_is_served(server: Server, metrics: Both) -> None:
-    served = scrape(server.port)
-    known = {family.name for family in metrics.registry.collect()}
-    assert {name.removesuffix("_created") for name in served} == known
-    assert all(family.documentation for name, family in served.items() if name in known)
-
-
-def test_health_is_json_and_names_what_the_process_waits_for(server: Server, metrics: Both) -> None:
-    status, kind, body = get(server.port, "/healthz")
-    assert (status, kind) == (200, "application/json")
-    health = json.loads(body)
-    assert health.keys() == {"role", "healthy", "waiting", "last_progress_seconds"}
-    assert health["role"] == metrics.role
-    waiting = health["waiting"]
-    assert waiting["reason"] in WAITING
-    assert waiting["detail"] == ("t0000000042" if metrics.role == "learner" else "")
-    assert waiting["since_seconds"] >= 0
-    assert health["last_progress_seconds"] >= 0
-
-
-@pytest.mark.parametrize("path", ["/", "/metrics/", "/healthz/../metrics", "/%00"])
-def test_nothing_else_is_served(server: Server, path: str, capfd: pytest.CaptureFixture[str]) -> None:
-    assert get(server.port, path)[0] == 404
-    assert get(server.port, "/healthz")[0] == 200
-    assert capfd.readouterr() == ("", ""), "no line for a scrape"
-
-
-def test_a_port_in_use_is_refused_with_the_remedy() -> None:
-    with socket.create_server((HOST, 0)) as taken:
-        port = taken.getsockname()[1]
-        metrics = LearnerMetrics()
-        with pytest.raises(Refused) as caught:
-            serve(metrics, HOST, port, metrics.health)
-    line = f"cannot serve metrics on {HOST}:{port}: Address already in use: free that port, or set [monitoring] ports"
-    assert str(caught.value).startswith(line)
-
-
-@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
-def test_a_host_that_is_not_this_one_is_refused(host: str) -> None:
-    metrics = LearnerMetrics()
-    with pytest.raises(Refused, match=f"cannot serve metrics on {host}:"):
-        serve(metrics, host, free_port(), metrics.health)
-
-
-def test_port_0_turns_it_off() -> None:
-    metrics = LearnerMetrics()
-    server = serve(metrics, HOST, 0, metrics.health)
-    assert server.port == 0
-    server.stop()
-
-
-def test_a_port_is_free_again_after_the_stop() -> None:
-    metrics, port = LearnerMetrics(), free_port()
-    for _ in range(3):
-        server = serve(metrics, HOST, port, metrics.health)
-        assert get(port, "/healthz")[0] == 200
-        server.stop()
+    assert value(families, "headrace_learner_phase_seconds_total", phase="claim") > 0

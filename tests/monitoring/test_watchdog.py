@@ -10,7 +10,8 @@ import pytest
 import structlog
 
 from monitoring.endpoints import ask
-from monitoring.metrics import GeneratorMetrics, LearnerMetrics, serve
+from monitoring.metrics import GeneratorMetrics, LearnerMetrics
+from monitoring.server import serve
 from monitoring.watchdog import EVERY_SECONDS, Alarm, Watchdog
 from tests.clock import Clock
 from tests.monitoring.test_metrics import HOST, get, value

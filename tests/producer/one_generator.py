@@ -14,6 +14,7 @@ from pathlib import Path
 
 import redis
 
+from broker.audit_log import AuditLog
 from broker.joining import register_task
 from broker.keys import Keys
 from broker.policy import PolicyStore
@@ -55,6 +56,7 @@ class OneGenerator:
             }
         )
         create_groups(client, keys)
+        self.audit = AuditLog.off()
         self.clock = Clock(0.0)
         self.metrics = GeneratorMetrics(stall_seconds=600.0, clock=self.clock)
         self.policy = PolicyStore(client, keys, folder / "policy", 2, 60.0)
@@ -108,7 +110,7 @@ class OneGenerator:
         stopping = asyncio.Event()
         generator = Generator(
             "one", recipe, self.client, self.keys, tickets, self.policy, engine, task, tokens, verifiers, self.metrics,
-            lambda: register_task(self.client, self.keys, task.card()), stopping=stopping,
+            lambda: register_task(self.client, self.keys, task.card()), self.audit, stopping=stopping,
         )  # fmt: skip
         await engine.start()
         running = asyncio.create_task(generator.run())

@@ -28,6 +28,8 @@ from broker.schema import Rollout, RolloutGroup
 from consumer.model import PolicyModel
 from consumer.pack import pack
 from consumer.sheet import Sheet
+from monitoring.catalogue import VLLM
+from monitoring.metrics import GeneratorMetrics
 from producer.engine import Completion
 from producer.settings import GeneratorRecipe
 from producer.vllm_engine import SpanSource, VllmEngine
@@ -610,3 +612,16 @@ def test_a_machine_without_vllm_is_told_what_to_do(
     message = refusal(folders["model"], make_recipe())
     assert "vLLM cannot be imported" in message
     assert "generator.engine = 'transformers'" in message
+
+
+def test_a_generator_shows_what_vllm_counts_and_the_names_that_rules_may_use_are_among_it(
+    run: Run[Any], engine: VllmEngine
+) -> None:
+    metrics = GeneratorMetrics()
+    metrics.show_vllm()
+    run(engine.sample(PROMPT, 1, "counted"))
+    shown = {s.name: s for family in metrics.registry.collect() for s in family.samples if s.name.startswith("vllm:")}
+    for one in VLLM:
+        assert set(one.labels) <= shown[one.name].labels.keys(), one.name
+    assert shown["vllm:generation_tokens_total"].value >= 4, "a group of four"
+    assert shown["vllm:num_requests_running"].value == 0, "nothing runs now"

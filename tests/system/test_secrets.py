@@ -24,7 +24,8 @@ from broker.secret import read_secret
 from broker.settings import BrokerSettings, RecipeBase, load
 from deploy.prepare import prepare
 from deploy.recipe import read
-from monitoring.metrics import GeneratorMetrics, serve
+from monitoring.metrics import GeneratorMetrics
+from monitoring.server import serve
 from monitoring.settings import MonitoringSettings
 from tests.deploy.test_launcher import RECIPE, Launch, files
 from tests.ports import free_port

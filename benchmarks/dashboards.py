@@ -1,0 +1,45 @@
+"""`python -m benchmarks.dashboards`: pictures of the dashboards, of a small run under a real Prometheus.
+
+Invariant: what is drawn is what Prometheus answers for a run that really took place. Refuses to know charts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from monitoring.files import replace_file
+from monitoring.grafana.board import committed
+from monitoring.grafana.render import page_of, png
+from tests.system.scraped import ScrapedRun, flags
+from tests.system.teaching import taught_to_add
+
+WINDOW = "20s"
+
+
+def main() -> None:
+    """Entry point: two minutes."""
+    parser = argparse.ArgumentParser(prog="benchmarks.dashboards", description="pictures of the dashboards")
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--out", type=Path, default=Path("docs"))
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        model = taught_to_add(Path(temporary) / "models")
+        lively = ["--learner.learning_rate", "3e-4", "--sampling.group_size", "8", "--generator.count", "2"]
+        lively += ["--run.steps", str(options.steps)]
+        with ScrapedRun(Path(temporary) / "runs", [*flags(model), *lively]) as run:
+            run.start_all()
+            status = run.wait_for("learner", 900)
+            if status:
+                raise SystemExit(run.log("learner")[-3000:])
+            page = page_of(run.asked, run.name)
+            for dashboard in committed():
+                path = options.out / f"dashboard-{dashboard.name}.png"
+                values = {"job": ".+", "instance": ".+", "run": run.name, "window": WINDOW}
+                replace_file(path, png(dashboard, run.asked, page, values))
+                print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Dashboards that show data: every query of every panel, asked of a real Prometheus that watches a real run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from monitoring.grafana.board import Dashboard, Panel, Query, committed
+from monitoring.grafana.expressions import filled, names
+from tests.monitoring.grafana.known import VALUES, vllm
+from tests.system.pipeline import wait_until
+from tests.system.scraped import ScrapedRun, flags
+
+WINDOW = {**VALUES, "window": "10s"}
+# Names without a finite value in this run, and why. Whatever else a panel asks for has to come.
+ABSENT: Mapping[str, str] = {
+    "headrace_generator_penalty_component_total": "no component of the addition task takes anything away",
+    "headrace_learner_mfu": "what a CPU can do is not known",
+    **dict.fromkeys(
+        [
+            "vllm:generation_tokens_total",
+            "vllm:kv_cache_usage_perc",
+            "vllm:num_preemptions_total",
+            "vllm:num_requests_running",
+            "vllm:num_requests_waiting",
+            "vllm:prefix_cache_hits_total",
+            "vllm:prefix_cache_queries_total",
+            "vllm:prompt_tokens_total",
+        ],
+        "the engine of a tiny run is transformers",
+    ),
+}
+
+
+def queries() -> Iterator[tuple[Dashboard, Panel, Query]]:
+    for dashboard in committed():
+        for panel in dashboard.panels:
+            for query in panel.queries:
+                yield dashboard, panel, query
+
+
+def expected(query: Query) -> bool:
+    """It has to show something; a name that no process shows yet cannot."""
+    return not names([query.expression]) & (ABSENT.keys() | vllm().keys())
+
+
+@pytest.fixture(scope="module")
+def run(taught: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScrapedRun]:
+    with ScrapedRun(tmp_path_factory.mktemp("runs"), flags(taught)) as run:
+        yield run.start_all()
+
+
+def test_every_panel_shows_data_of_a_real_run(run: ScrapedRun) -> None:
+    wanted = {(d.name, p.title, q.legend): q.expression for d, p, q in queries() if expected(q)}
+    silent = dict(wanted)
+
+    def asked() -> bool:
+        assert run.processes["learner"].poll() is None, run.log("learner")[-3000:]
+        for key, expression in list(silent.items()):
+            if any(series.finite for series in run.asked.now(filled(expression, WINDOW))):
+                del silent[key]
+        return not silent
+
+    try:
+        wait_until(asked, "every panel has shown a number", 120)
+    except AssertionError as error:
+        raise AssertionError(f"{error}; not yet: {sorted(silent)}") from None
+
+
+def test_what_is_excepted_shows_nothing_indeed(run: ScrapedRun) -> None:
+    wait_until(lambda: run.asked.now(filled("headrace_learner_step > 3", {})), "some steps are done")
+    excepted = [q.expression for _, _, q in queries() if names([q.expression]) & ABSENT.keys()]
+    assert {name for name in names(excepted) if name in ABSENT} == ABSENT.keys(), "no longer asked for"
+    for expression in excepted:
+        assert not any(series.finite for series in run.asked.now(filled(expression, WINDOW))), expression
+
+
+def test_legends_name_labels_that_the_series_carry(run: ScrapedRun) -> None:
+    wait_until(lambda: run.asked.now(filled("headrace_learner_step > 3", {})), "some steps are done")
+    seen = 0
+    for _, panel, query in queries():
+        for series in run.asked.now(filled(query.expression, WINDOW)):
+            for label in re.findall(r"\{\{(\w+)\}\}", query.legend):
+                assert label in series.labels, f"{panel.title}: {query.legend}"
+                seen += 1
+    assert seen > 50
+
+
+def test_people_can_choose_job_run_and_generator(run: ScrapedRun) -> None:
+    wait_until(lambda: run.asked.now(filled("headrace_learner_step > 3", {})), "some steps are done")
+    generators = next(d for d in committed() if d.name == "generators")
+    for variable in generators.raw["templating"]["list"]:
+        if variable["type"] == "query":
+            inner = re.fullmatch(r"label_values\((.+),(\w+)\)", variable["query"])
+            assert inner
+            found = run.asked.label_values(inner[2], filled(inner[1], WINDOW))
+            where = next(flag for flag in run.flags if "generator_port" in flag).split("=")[1]
+            roles = ["exporter", "generator", "learner"]
+            assert found == {"job": roles, "run": ["tiny"], "instance": [f"127.0.0.1:{where}"]}[inner[2]]
