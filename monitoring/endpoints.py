@@ -27,12 +27,15 @@ WINDOW_SECONDS = 60.0  # a rate is taken over this long: groups arrive in lumps
 
 @dataclass(frozen=True)
 class Answer:
-    """What a process said at `at`; `since` and `progressed` are times of the same clock (seconds since the epoch)."""
+    """What a process said at `at`; `since` and `progressed` are times of the same clock (seconds since the epoch).
+
+    It waits for `reason` since then, or for nothing (`none`); None where it does not say since when.
+    """
 
     at: float
     reason: str
     detail: str
-    since: float
+    since: float | None
     progressed: float
     figures: dict[str, float]  # name of a sample → sum over its labels
     healthy: bool = True  # by its own account: it has made progress of late

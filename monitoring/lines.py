@@ -7,7 +7,7 @@ where lines go.
 from __future__ import annotations
 
 from monitoring.progress import VERDICTS, Evaluation, EvaluationRecord, Record, StepRecord
-from monitoring.watch import Sight
+from monitoring.sight import Sight
 
 
 class Lines:
@@ -29,7 +29,7 @@ class Lines:
         if sight.status == self._status or (sight.going and sight.status_since is None):
             return [], []
         self._status = sight.status
-        line = f"{sight.recipe.run.name}: {sight.status}{_totals(sight) if not sight.going else ''}"
+        line = f"{sight.name}: {sight.status}{_totals(sight) if not sight.going else ''}"
         return ([line], []) if sight.going else ([], [line])
 
 

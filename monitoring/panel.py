@@ -1,120 +1,136 @@
-"""A run as one screen of 80 columns and 24 rows.
+"""A run as one screen, of 80 columns and 24 rows or more.
 
-Invariant: no row is wider than the terminal or 100 columns, and all rows together fit 24 whatever the run has done.
-Refuses to know where figures come from.
+Invariant: no row is wider than the terminal or 200 columns, and all rows together fit the height, if that is 24 or
+more, whatever the run has done. Refuses to know where figures come from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from monitoring.endpoints import Answer
+from monitoring.alarms import Alarms, Alert
+from monitoring.bars import AGE_CELLS, BAD, GOOD, LABEL, ROUTINE, WRONG, Block, ages, figure, spark
 from monitoring.lines import minutes
-from monitoring.progress import RECENT, VERDICTS, Evaluation, Progress, Stretch
-from monitoring.watch import SILENT_SECONDS, Sight
+from monitoring.progress import VERDICTS, Evaluation, History, StepRecord, Stretch
+from monitoring.sides import each_generator, sides
+from monitoring.sight import Sight
 
-BARS = " ▁▂▃▄▅▆▇█"
-WIDEST = 100
-LABEL = 12
-SPARK, PROGRESS, SPEED, COUNT = 32, 20, 20, 12  # cells
-MOST_AGES, AGE_ROWS, AGE_CELLS = 12, 2, 5
-ROUTINE, GOOD, BAD, WRONG = "dim", "green", "yellow", "red"
-GENERATOR_WAITS = {"engine": "starting the engine", "learner": "waits for the learner"}
-LEARNER_WAITS = {
-    "none": "busy",
-    "model": "loads the model",
-    "batch": "waits for groups",
-    "ticket": "waits for ticket",
-    "no live generator": "waits: no live generator",
-    "publish": "waits for a publication",
-    "task card": "waits for a generator to register the task",
-    "replay": "repeats",
-    "evaluation": "waits for the evaluation",
-    "checkpoint": "waits for the checkpoint",
-}
+ROWS, WIDEST = 24, 200
+NARROW = 80 - LABEL - 1  # cells beside the labels on 80 columns: the lengths of bars below are for these
+SPARK, SHORT, PROGRESS, COUNT = 32, 8, 20, 12
+AGE_ROWS, TALL_AGE_ROWS = 2, 4
+TALL = 40  # rows of a terminal that has room for more
+SEVERE = {"critical": WRONG}
 
 
-def panel(sight: Sight, width: int) -> RenderableType:
+def panel(sight: Sight, width: int, height: int = ROWS) -> RenderableType:
     """The whole screen; before the first step only what is known by then."""
-    blocks = [_header(sight, min(width, WIDEST))]
+    room = min(width, WIDEST) - LABEL - 1
+    more, tall = max(0, room - NARROW), height >= TALL
     progress = sight.progress
+    blocks = [_head(sight, room)]
     if progress.steps or progress.evaluations:
-        blocks.append(_grid([("reward", _reward(progress)), ("pass@1", _evaluations(progress))]))
+        blocks.append(Block([("reward", _reward(progress, room)), ("pass@1", _evaluations(progress))]))
     if progress.steps:
-        blocks.append(_grid([("staleness", _staleness(sight)), ("", _ages(sight))]))
-    if sides := _sides(sight):
-        blocks.append(_grid(sides))
+        blocks.append(Block([("staleness", _staleness(sight)), ("", _ages(sight, room, tall))]))
+    if both := sides(sight, more // 2):
+        blocks.append(Block(both))
     if progress.steps:
-        blocks.append(_grid(_groups(progress)))
-    return Group(*[row for block in blocks for row in (block, Text(""))][:-1])
+        blocks.append(Block(_groups(progress)))
+    if tall:
+        used = 1 + sum(block.height + 1 for block in blocks)
+        blocks += _details(sight, height - 1 - used)
+    rows = [row for block in blocks for row in (block.grid(room), Text(""))][:-1]
+    return Group(_title(sight, room + LABEL), *rows)
 
 
-def spark(values: Sequence[float], cells: int) -> str:
-    """Values as bars on the scale 0 … 1, wider if they are; more values than cells are averaged."""
-    low, high = min([0.0, *values]), max([1.0, *values])
-    cells = min(cells, len(values))
-    edges = [round(i * len(values) / cells) for i in range(cells + 1)] if cells else [0]
-    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
-    return "".join(BARS[1 + min(7, int(8 * (mean - low) / (high - low)))] for mean in means)
-
-
-def _grid(rows: Sequence[tuple[str, RenderableType]]) -> Table:
-    table = Table.grid(padding=0)
-    table.add_column(width=LABEL, min_width=LABEL)
-    table.add_column(overflow="ellipsis", no_wrap=True)
-    for label, content in rows:
-        table.add_row(f" {label}", content)
-    return table
-
-
-def _figure(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def _header(sight: Sight, width: int) -> RenderableType:
+def _title(sight: Sight, width: int) -> RenderableType:
     title = Table.grid(padding=(0, 1))
-    title.width = width - 1
+    title.width = width
     title.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
     title.add_column(no_wrap=True, justify="right")
-    name = Text.assemble((" headrace ", "bold reverse cyan"), "  ", (sight.recipe.run.name, "bold"))
-    name.append(f"  {sight.recipe.model_name}", ROUTINE)
-    style = BAD if sight.status in ("not running", "no signal") else GOOD
-    status = Text(sight.status, f"bold {style}")
+    name = Text.assemble((" headrace ", "bold reverse cyan"), "  ", (sight.name, "bold"))
+    name.append(f"  {sight.about}", ROUTINE)
+    status = Text(sight.status, f"bold {BAD if sight.status in ('not running', 'no signal') else GOOD}")
     if sight.going and sight.status_since is not None:
         status.append(f" · {minutes(sight.now - sight.status_since)}", ROUTINE)
+    if sight.blind is not None:
+        status = Text(f"no Prometheus for {minutes(sight.blind)}", f"bold {BAD}")
     title.add_row(name, status)
-    return Group(title, _grid([("step", _progress(sight, width - LABEL - 1))]))
+    return title
 
 
-def _progress(sight: Sight, width: int) -> Text:
-    done, total = (sight.step.step, sight.step.steps) if sight.step else (0, sight.recipe.run.steps)
-    times = [("elapsed", sight.elapsed), ("left", sight.left)]
+def _head(sight: Sight, room: int) -> Block:
+    rows = [("step", _progress(sight, room))]
+    if sight.going:
+        rows.append(("alerts", _alerts(sight.alarms, room)))
+    return Block(rows)
+
+
+def _progress(sight: Sight, room: int) -> Text:
+    done, total = (sight.step.step, sight.step.steps) if sight.step else (0, sight.steps)
     rest = Text.assemble("  version ", (f"{sight.step.policy_version if sight.step else 0}", "bold"), style=ROUTINE)
-    for name, seconds in times:
+    for name, seconds in (("elapsed", sight.elapsed), ("left", sight.left)):
         if seconds is not None:
             rest.append(f"  {minutes(seconds)}", "bold").append(f" {name}")
+    if not total:
+        return Text.assemble((f"{done}", "bold"), " ").append_text(rest)
     text = Text.assemble((f"{done}/{total}", "bold"), " ")
-    cells = max(0, min(PROGRESS, width - len(text) - len(rest)))
+    cells = max(0, min(PROGRESS + max(0, room - NARROW), room - len(text) - len(rest)))
     full = round(cells * min(1.0, done / total))
     return text.append("━" * full, "cyan").append("─" * (cells - full), ROUTINE).append_text(rest)
 
 
-def _reward(progress: Progress) -> Text:
+def _alerts(alarms: Alarms | None, room: int) -> Text:
+    """As many as there is room for, and how many more there are."""
+    if alarms is None:
+        return Text("asking Prometheus", ROUTINE)
+    if alarms.unknown:
+        return Text(f"unknown: {alarms.unknown}", ROUTINE)
+    if not alarms.alerts:
+        return Text("none", GOOD)
+    for shown in range(len(alarms.alerts), 1, -1):
+        text = _listed(alarms, shown)
+        if len(text) <= room:
+            return text
+    return _listed(alarms, 1)
+
+
+def _listed(alarms: Alarms, shown: int) -> Text:
+    text = Text(" · ", ROUTINE).join(_alert(alert, alarms.now) for alert in alarms.alerts[:shown])
+    rest = len(alarms.alerts) - shown
+    return text.append(f" +{rest} more", ROUTINE) if rest else text
+
+
+def _alert(alert: Alert, now: float) -> Text:
+    style = ROUTINE if alert.pending else SEVERE.get(alert.severity, BAD)
+    text = Text(alert.name, style if alert.pending else f"bold {style}")
+    if alert.where:
+        text.append(f" {alert.where}", style)
+    return text.append(f" {'pending ' if alert.pending else ''}{minutes(max(0.0, now - alert.since))}", style)
+
+
+def _reward(progress: History, room: int) -> Text:
     if not progress.steps:
         return Text("no step yet", ROUTINE)
-    text = Text().append(spark([r.reward for r in progress.steps], SPARK), "green")
+    cells = max(SHORT, SPARK + room - NARROW)
+    text = Text().append(spark([r.reward for r in progress.steps], cells), "green")
     text.append(f" {progress.steps[-1].reward:.2f}", "bold")
-    first, last = _figure(progress.first().reward), _figure(progress.last().reward)
-    text.append(f"  first {RECENT} ", ROUTINE).append(first)
-    return text.append(f"  last {RECENT} ", ROUTINE).append(last, "bold")
+    first, last = progress.first(), progress.last()
+    text.append(f"  first {first.steps} ", ROUTINE).append(_mean_reward(first))
+    return text.append(f"  last {last.steps} ", ROUTINE).append(_mean_reward(last), "bold")
 
 
-def _evaluations(progress: Progress) -> Text:
+def _mean_reward(stretch: Stretch) -> str:
+    """With a mark where not every step was seen."""
+    return f"{'' if stretch.complete else '~'}{figure(stretch.reward)}"
+
+
+def _evaluations(progress: History) -> Text:
     start, latest = progress.evaluation("start"), progress.evaluation()
     if latest is None:
         return Text("no evaluation yet", ROUTINE)
@@ -122,125 +138,66 @@ def _evaluations(progress: Progress) -> Text:
     if start is not None:
         text.append("start ", ROUTINE).append_text(_evaluation(start))
     if latest is not start:
-        text.append("   " if text else "").append(f"version {latest.policy_version} ", ROUTINE)
-        text.append_text(_evaluation(latest))
+        which = f"version {latest.policy_version}" if latest.samples else "latest"
+        text.append("   " if text else "").append(f"{which} ", ROUTINE).append_text(_evaluation(latest))
     return text
 
 
 def _evaluation(evaluation: Evaluation) -> Text:
-    return Text.assemble((_figure(evaluation.pass_at_1), "bold"), (f" ({evaluation.samples} samples)", ROUTINE))
+    of = f" ({evaluation.samples} samples)" if evaluation.samples else ""
+    return Text.assemble((figure(evaluation.pass_at_1), "bold"), (of, ROUTINE))
 
 
 def _staleness(sight: Sight) -> Text:
     whole, step = sight.progress.whole, sight.step
-    text = Text.assemble(("mean ", ROUTINE), (_figure(whole.staleness_mean), "bold"), ("   max ", ROUTINE))
-    text.append(f"{whole.staleness_max}", "bold").append(f" of {sight.recipe.run.max_staleness} allowed", ROUTINE)
-    return text.append("   last step ", ROUTINE).append(_figure(step.staleness_mean if step else None))
+    text = Text.assemble(("mean ", ROUTINE), (figure(whole.staleness_mean), "bold"), ("   max ", ROUTINE))
+    text.append(f"{whole.staleness_max}", "bold")
+    if sight.max_staleness is not None:
+        text.append(f" of {sight.max_staleness} allowed", ROUTINE)
+    return text.append("   last step ", ROUTINE).append(figure(step.staleness_mean if step else None))
 
 
-def _ages(sight: Sight) -> Text:
-    """Part of the trained tokens by age, as upright bars; the last one holds all that is older."""
-    ages = sight.progress.whole.ages
-    total = max(1, sum(ages.values()))
-    columns = min(max(sight.recipe.run.max_staleness, 0) + 1, MOST_AGES)
-    parts = [ages.get(age, 0) / total for age in range(columns)]
-    parts[-1] += sum(count for age, count in ages.items() if age >= columns) / total
-    tallest = max([*parts, 1e-9])
-    rows = []
-    for row in reversed(range(AGE_ROWS)):
-        eighths = [round(8 * AGE_ROWS * part / tallest) - 8 * row for part in parts]
-        eighths = [max(e, 1) if part and row == 0 else e for e, part in zip(eighths, parts, strict=True)]
-        rows.append("".join(f" {BARS[min(8, max(0, e))] * (AGE_CELLS - 2)} " for e in eighths))
-    names = [f"{age}" for age in range(columns)]
-    if sight.recipe.run.max_staleness >= columns:
-        names[-1] += "+"
-    shares = ["" if not part else "<1%" if part < 0.005 else f"{part:.0%}" for part in parts]
-    text = Text().append("\n".join(rows) + "\n", "cyan")
-    text.append("".join(share.center(AGE_CELLS) for share in shares) + "\n")
-    return text.append("".join(name.center(AGE_CELLS) for name in names), ROUTINE)
+def _ages(sight: Sight, room: int, tall: bool) -> Text:
+    whole = sight.progress.whole
+    allowed = sight.max_staleness if sight.max_staleness is not None else whole.staleness_max or 0
+    return ages(whole.ages, allowed, max(1, (room - 5) // AGE_CELLS), TALL_AGE_ROWS if tall else AGE_ROWS)
 
 
-def _sides(sight: Sight) -> list[tuple[str, RenderableType]]:
-    """Both sides against each other: how fast each is, and what it does or waits for."""
-    speeds = _speeds(sight) if sight.step else (None, None)
-    states = (_generators(sight), _learner(sight)) if sight.going else (None, None)
-    rows: list[tuple[str, RenderableType]] = []
-    for label, speed, state in zip(("generators", "learner"), speeds, states, strict=True):
-        about = [text for text in (speed, state) if text is not None]
-        rows += [(label if i == 0 else "", text) for i, text in enumerate(about)]
-    return rows
-
-
-def _speeds(sight: Sight) -> tuple[Text, Text]:
-    """What is published, as the generators or else the last steps say, and what is trained on in the last steps."""
-    last = sight.progress.last()
-    sampled, groups = sight.tokens_per_second, sight.groups_per_second
-    if sampled is None or groups is None:
-        sampled, groups = last.per_second(last.sampled), last.per_second(sum(last.groups.values()))
-    trained, batch = last.per_second(last.trained), last.per_second(last.groups["trained"])
-    top = max(sampled or 0.0, trained or 0.0, 1e-9)
-    return _speed(sampled, groups, top, "magenta"), _speed(trained, batch, top, "blue")
-
-
-def _speed(tokens: float | None, groups: float | None, top: float, style: str) -> Text:
-    full = round(SPEED * (tokens or 0.0) / top)
-    text = Text.assemble(("━" * full, style), " " * (SPEED - full), (f"{_figure(tokens, 0):>8}", "bold"))
-    return text.append(" tok/s", ROUTINE).append(f"{_figure(groups):>9}").append(" groups/s", ROUTINE)
-
-
-def _groups(progress: Progress) -> list[tuple[str, RenderableType]]:
+def _groups(progress: History) -> Sequence[tuple[str, Text]]:
+    last = progress.last()
     return [
         ("groups", Text("".join(f"{verdict:>{COUNT}}" for verdict in VERDICTS), ROUTINE)),
-        (f"  last {RECENT}", _counts(progress.last())),
-        ("  all", _counts(progress.whole)),
+        (f"  last {last.steps}", _counts(last.groups)),
+        ("  all", _counts(progress.whole.groups)),
     ]
 
 
-def _counts(stretch: Stretch) -> Text:
+def _counts(groups: dict[str, int]) -> Text:
     text = Text("")
-    for verdict, count in stretch.groups.items():
+    for verdict in VERDICTS:
+        count = groups.get(verdict, 0)
         style = {"stale": BAD, "failed": WRONG}.get(verdict, "default") if count else ROUTINE
         text.append(f"{count:>{COUNT}}", style)
     return text
 
 
-def _learner(sight: Sight) -> Text:
-    answer = sight.learner
-    silent = _silence(answer, sight)
-    if silent is not None or answer is None:
-        return silent or Text()
-    what = LEARNER_WAITS.get(answer.reason, f"waits: {answer.reason}")
-    style = WRONG if not answer.healthy else BAD if answer.reason == "no live generator" else "default"
-    text = Text(f"{what} {answer.detail}".strip(), style)
-    return text.append(f" · {minutes(sight.now - answer.since)}", ROUTINE)
+def _details(sight: Sight, rows: int) -> Iterator[Block]:
+    """What a tall terminal has room for: each generator, and the last steps one by one."""
+    if sight.going and len(sight.generators) > 1 and rows > 2:
+        block = Block(each_generator(sight, min(rows // 2, rows - 1)))
+        rows -= block.height + 1
+        yield block
+    if sight.step and rows > 2:
+        yield Block(_steps(sight.progress.steps[-(rows - 2) :]))
 
 
-def _silence(answer: Answer | None, sight: Sight) -> Text | None:
-    if answer is None:
-        return Text("not up yet", ROUTINE)
-    silent = sight.now - answer.at
-    return Text(f"no answer for {minutes(silent)}", BAD) if silent > SILENT_SECONDS else None
-
-
-def _generators(sight: Sight) -> Text:
-    """All of them in one row: how many are up, how full their slots are, what they hold."""
-    heard = [a for a in sight.generators if a and sight.now - a.at <= SILENT_SECONDS]
-    if not heard:
-        return Text("not up yet" if not any(sight.generators) else "no answer", ROUTINE)
-    slots = sum(a.figure("generator_slots") for a in heard)
-    busy = sum(a.figure("generator_in_flight_groups") for a in heard)
-    versions = sorted({int(a.figure("generator_policy_version")) for a in heard})
-    up = f"{len(heard)} of {len(sight.generators)} up" if len(sight.generators) > 1 else ""
-    parts = [up, f"{busy:.0f} of {slots:.0f} slots busy" if slots else ""]
-    if slots:
-        parts.append(f"version {'–'.join(str(v) for v in versions[:1] + versions[1:][-1:])}")
-    waiting = [a for a in heard if a.reason != "none"]
-    if waiting:
-        longest = min(waiting, key=lambda a: a.since)
-        what = GENERATOR_WAITS.get(longest.reason, f"waits for a {longest.reason}")
-        parts.append(f"{what} · {minutes(sight.now - longest.since)}")
-    elif not slots:
-        parts.append(GENERATOR_WAITS["engine"])
-    else:
-        parts.append(f"last group {minutes(sight.now - max(a.progressed for a in heard))} ago")
-    return Text(" · ".join(part for part in parts if part), "default" if all(a.healthy for a in heard) else WRONG)
+def _steps(records: Sequence[StepRecord]) -> list[tuple[str, Text]]:
+    """The newest on top."""
+    names = "".join(f"{name:>{COUNT}}" for name in (*VERDICTS, "reward", "staleness", "waited", "seconds"))
+    rows = [("steps", Text(names, ROUTINE))]
+    for record in reversed(records):
+        several = f"{record.step - record.covers + 1}–" if record.covers > 1 else ""
+        text = _counts(record.groups).append(f"{record.reward:>{COUNT}.2f}{record.staleness_mean:>{COUNT}.2f}")
+        waited = record.wait_seconds / record.seconds if record.seconds > 0 else 0.0
+        rows.append((f"  {several}{record.step}", text.append(f"{waited:>{COUNT}.0%}{record.seconds:>{COUNT}.1f}")))
+    return rows

@@ -1,6 +1,6 @@
-"""How far a run has come: `steps.jsonl`, read as it grows.
+"""How far a run has come: its records, and `steps.jsonl`, which holds them, read as it grows.
 
-Invariant: a line counts once its newline is there, and of two lines of the same step the later one holds: a learner
+Invariant: a line counts once its newline is there, and of two records of the same step the later one holds: a learner
 that was killed between writing a step and committing it takes that step again. Refuses to know processes and screens.
 """
 
@@ -16,7 +16,17 @@ from pydantic import ValidationError
 
 from monitoring.records import RECORD, Evaluation, EvaluationRecord, Figures, OutcomeRecord, Record, StepRecord
 
-__all__ = ["Evaluation", "EvaluationRecord", "Figures", "OutcomeRecord", "Progress", "Record", "StepRecord", "Stretch"]
+__all__ = [
+    "Evaluation",
+    "EvaluationRecord",
+    "Figures",
+    "History",
+    "OutcomeRecord",
+    "Progress",
+    "Record",
+    "StepRecord",
+    "Stretch",
+]
 
 VERDICTS = ("trained", "degenerate", "stale", "failed")
 RECENT = 5  # steps in "the last steps" and "the first steps"
@@ -27,6 +37,16 @@ class Stretch:
     """Some steps in a row, added up. Means are None where there is nothing to take the mean of."""
 
     records: Sequence[StepRecord]
+
+    @cached_property
+    def steps(self) -> int:
+        """How many they are."""
+        return sum(r.covers for r in self.records)
+
+    @property
+    def complete(self) -> bool:
+        """Each of them has its own record."""
+        return self.steps == len(self.records)
 
     @cached_property
     def reward(self) -> float | None:
@@ -81,38 +101,32 @@ class Stretch:
         return self.per_second(sum(r.wait_seconds for r in self.records))
 
 
-class Progress:
-    """The steps and evaluations so far. `read` takes in what has been written since."""
+class History:
+    """The steps and evaluations so far, and why the run is over."""
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._offset = path, 0
+    def __init__(self) -> None:
         self._clear()
 
     def _clear(self) -> None:
         self.steps: list[StepRecord] = []
         self.evaluations: list[EvaluationRecord] = []
         self.ending: OutcomeRecord | None = None
-        self.unreadable = 0
         self.whole = Stretch(())
 
-    def read(self) -> list[Record]:
-        """The records that are new, in order; only new bytes are looked at."""
-        data = self._new_bytes()
-        self._offset += len(data)
-        new = [record for line in data.splitlines() if (record := self._parse(line))]
-        for record in new:
+    def add(self, records: Sequence[Record]) -> None:
+        """Take in records, in order."""
+        for record in records:
             self._add(record)
-        if new:
+        if records:
             self.whole = Stretch(tuple(self.steps))
-        return new
 
     def first(self, count: int = RECENT) -> Stretch:
-        """The first steps."""
-        return Stretch(self.steps[:count])
+        """The first steps: `count` of them, or as many more as their records tell of together."""
+        return Stretch(self.steps[: _reach(self.steps, count)])
 
     def last(self, count: int = RECENT) -> Stretch:
-        """The last steps."""
-        return Stretch(self.steps[-count:])
+        """The last steps, in the same way."""
+        return Stretch(self.steps[len(self.steps) - _reach(self.steps[::-1], count) :])
 
     @property
     def under_way(self) -> Stretch:
@@ -134,12 +148,42 @@ class Progress:
         """The newest one under this label, or under any."""
         return next((r.eval for r in reversed(self.evaluations) if label in (None, r.eval.label)), None)
 
+    def _add(self, record: Record) -> None:
+        if isinstance(record, OutcomeRecord):
+            self.ending = record
+            return
+        if isinstance(record, StepRecord):
+            self.ending = None  # it went on after all
+            while self.steps and self.steps[-1].step > record.step - record.covers:
+                self.steps.pop()
+            self.steps.append(record)
+            return
+        key = (record.eval.label, record.eval.policy_version)
+        kept = [r for r in self.evaluations if (r.eval.label, r.eval.policy_version) != key]
+        self.evaluations = [*kept, record]
+
+
+class Progress(History):
+    """A run's history as its folder has it. `read` takes in what has been written since."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path, self._offset, self.unreadable = path, 0, 0
+
+    def read(self) -> list[Record]:
+        """The records that are new, in order; only new bytes are looked at."""
+        data = self._new_bytes()
+        self._offset += len(data)
+        new = [record for line in data.splitlines() if (record := self._parse(line))]
+        self.add(new)
+        return new
+
     def _new_bytes(self) -> bytes:
         """From where we are to the last newline."""
         try:
             with self._path.open("rb") as file:
                 if file.seek(0, 2) < self._offset:  # the folder was begun anew under our eyes
-                    self._offset = 0
+                    self._offset = self.unreadable = 0
                     self._clear()
                 file.seek(self._offset)
                 data = file.read()
@@ -154,19 +198,15 @@ class Progress:
             self.unreadable += 1
             return None
 
-    def _add(self, record: Record) -> None:
-        if isinstance(record, OutcomeRecord):
-            self.ending = record
-            return
-        if isinstance(record, StepRecord):
-            self.ending = None  # it went on after all
-            while self.steps and self.steps[-1].step >= record.step:
-                self.steps.pop()
-            self.steps.append(record)
-            return
-        key = (record.eval.label, record.eval.policy_version)
-        kept = [r for r in self.evaluations if (r.eval.label, r.eval.policy_version) != key]
-        self.evaluations = [*kept, record]
+
+def _reach(records: Sequence[StepRecord], count: int) -> int:
+    """How many records tell of at least `count` steps."""
+    steps = 0
+    for number, record in enumerate(records, 1):
+        steps += record.covers
+        if steps >= count:
+            return number
+    return len(records)
 
 
 def _ratio(amount: float, of: float) -> float | None:

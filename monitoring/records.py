@@ -29,7 +29,10 @@ class _Line(BaseModel):
 
 
 class StepRecord(_Line):
-    """One optimizer step. `seconds` since the step before, `wait_seconds` of them waiting for groups."""
+    """One optimizer step. `seconds` since the step before, `wait_seconds` of them waiting for groups.
+
+    Seen from afar it may cover several steps, up to this one: `reward` is then of the last alone, the rest of all.
+    """
 
     time: Seconds  # since the epoch
     step: Count
@@ -45,6 +48,7 @@ class StepRecord(_Line):
     staleness_mean: float
     staleness_max: Count
     staleness_histogram: dict[Count, Count]
+    covers: Annotated[int, Field(ge=1, lt=2**53)] = 1
     train_seconds: Known = None
     publish_seconds: Known = None
     ess: Known = None

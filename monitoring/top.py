@@ -22,8 +22,9 @@ from broker.settings import load
 from monitoring.lines import Lines
 from monitoring.panel import panel
 from monitoring.recipe import ViewRecipe, folder_of
+from monitoring.sight import Sight
 from monitoring.signals import Signals
-from monitoring.watch import Sight, Watch
+from monitoring.watch import Watch
 
 EVERY_SECONDS = 1.0
 UNDECIDED_SECONDS = 0.05
@@ -47,7 +48,7 @@ class Screen:
         if self._live.console.size != self._size:
             self._size = self._live.console.size
             self._live.console.clear()
-        self._live.update(panel(sight, self._size.width), refresh=True)
+        self._live.update(panel(sight, *self._size), refresh=True)
 
 
 class Log:

@@ -1,4 +1,4 @@
-"""A run seen from outside: its folder and its endpoints put together into what a view can draw.
+"""A run of this machine: its folder and its endpoints put together into what a view can draw.
 
 Invariant: looking changes nothing and waits for nobody. A run goes on while a launcher holds its folder or, started by
 hand, while its learner answers. Refuses to know screens.
@@ -6,59 +6,20 @@ hand, while its learner answers. Refuses to know screens.
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 from broker.errors import Refused
 from broker.run_folder import RunFolder
-from monitoring.endpoints import Answer, Endpoint, Endpoints
-from monitoring.progress import RECENT, Progress, Record, StepRecord
+from monitoring.alarms import Alarm
+from monitoring.endpoints import Endpoint, Endpoints
+from monitoring.progress import RECENT, Progress
 from monitoring.recipe import ViewRecipe, resolved
+from monitoring.services import HOST
+from monitoring.sight import SILENT_SECONDS, Sight
 
 GENERATOR_COUNTERS = TOKENS, GROUPS = "generator_tokens_total", "generator_groups_total"
-SILENT_SECONDS = 15.0  # a process that has said nothing for this long may be gone; shorter, it may just be busy
-
-
-@dataclass(frozen=True)
-class Sight:
-    """One look at a run. Times are seconds since the epoch."""
-
-    recipe: ViewRecipe
-    progress: Progress
-    new: Sequence[Record]
-    now: float
-    began: float | None
-    status: str
-    status_since: float | None  # None while steps speak for themselves
-    learner: Answer | None
-    generators: Sequence[Answer | None]
-    tokens_per_second: float | None  # published by all generators
-    groups_per_second: float | None
-    going: bool
-
-    @property
-    def step(self) -> StepRecord | None:
-        """The last one."""
-        return self.progress.steps[-1] if self.progress.steps else None
-
-    @property
-    def elapsed(self) -> float | None:
-        """Seconds since the run began, up to now or to its last record."""
-        until = self.now if self.going else self.progress.last_time
-        return None if self.began is None or until is None else max(0.0, until - self.began)
-
-    @property
-    def left(self) -> float | None:
-        """Seconds until the last step at the pace of the recent ones; None before there is a pace, and at the end."""
-        recent = self.progress.steps[1:][-RECENT:]  # the first step's time includes the start of the engines
-        if self.status != "training" or not recent:
-            return None
-        pace = statistics.median(r.seconds for r in recent)  # a restart in between is no pace
-        taken = min(pace, self.now - recent[-1].time)
-        return max(0.0, pace * (recent[-1].steps - recent[-1].step) - taken)
 
 
 def began(folder: RunFolder, progress: Progress) -> float | None:
@@ -86,6 +47,7 @@ class Watch:
             for i in range(self.recipe.generator.count)
         ]
         self._endpoints = Endpoints([self._learner, *self._generators]).start()
+        self._alarm = Alarm(HOST, settings.prometheus_port, self.recipe.run.name).start()
 
     @property
     def undecided(self) -> bool:
@@ -100,7 +62,10 @@ class Watch:
         going = not self.folder.finished and (launched or self._answers(now))
         status, since = self._status(launched) if going else (self._ended(), None)
         return Sight(
-            recipe=self.recipe,
+            name=self.recipe.run.name,
+            about=self.recipe.model_name,
+            steps=self.recipe.run.steps,
+            max_staleness=self.recipe.run.max_staleness,
             progress=self.progress,
             new=new,
             now=now,
@@ -108,15 +73,17 @@ class Watch:
             status=status,
             status_since=since,
             learner=self._learner.answer if going else None,
-            generators=[g.answer if going else None for g in self._generators],
+            generators={f"generator {i}": g.answer if going else None for i, g in enumerate(self._generators)},
             tokens_per_second=self._rate(TOKENS, now),
             groups_per_second=self._rate(GROUPS, now),
             going=going,
+            alarms=self._alarm.said,
         )
 
     def close(self) -> None:
         """Ask nobody any more."""
         self._endpoints.stop()
+        self._alarm.stop()
 
     def _follow_recipe(self) -> None:
         """The launcher writes the recipe as resolved once it begins, and again when it goes on."""
@@ -129,7 +96,7 @@ class Watch:
             return  # caught while it was being written: the next look sees it whole
         self._recipe_changed = changed
         if recipe != self.recipe:
-            self._endpoints.stop()
+            self.close()
             self.recipe = recipe
             self._observe()
 

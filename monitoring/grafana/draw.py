@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from monitoring.grafana.ask import Series
 from monitoring.grafana.board import Panel
 from monitoring.grafana.units import text
+from monitoring.prometheus_api import Series
 
 INK, FAINT, GRID = "#1f2430", "#6b7280", "#e5e7eb"
 PALETTE = ("#3b6fb6", "#1a7f5a", "#c2410c", "#8a63b8", "#b8860b", "#2a9d8f", "#c23b72", "#6b7280", "#7a5230", "#9ab23b")

@@ -13,12 +13,12 @@ from pathlib import Path
 from broker.cli import guarded
 from broker.errors import Refused
 from monitoring.files import replace_file
-from monitoring.grafana.ask import Prometheus
 from monitoring.grafana.board import Dashboard, Panel, committed
 from monitoring.grafana.canvas import Canvas, height_of
 from monitoring.grafana.chart import BOUND
 from monitoring.grafana.draw import Answer, Page
 from monitoring.grafana.expressions import filled
+from monitoring.prometheus_api import Prometheus
 
 POINTS = 240  # of a line
 

@@ -79,7 +79,7 @@ class Run:
             },
             "sampling": {"group_size": GROUP, "max_tokens": 16},
             "task": {"name": "addition"},
-            "monitoring": {"learner_port": 0, "generator_port": 0, "exporter_port": 0},
+            "monitoring": {"learner_port": 0, "generator_port": 0, "exporter_port": 0, "prometheus_port": 1},
         }
         for section, values in self.sections.items():
             document.setdefault(section, {}).update(values)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import io
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from monitoring.alarms import Alarms, Alert
+from monitoring.bars import spark
+from monitoring.endpoints import Answer
 from monitoring.metrics import GeneratorMetrics
-from monitoring.panel import panel, spark
-from monitoring.watch import Sight, Watch
+from monitoring.panel import panel
+from monitoring.sight import Sight
+from monitoring.watch import Watch
 from tests.monitoring.fabricated import BEGAN, Run
 from tests.monitoring.test_endpoints import served
 from tests.monitoring.test_watch import launch, watching
@@ -20,9 +25,9 @@ from tests.ports import free_port
 from tests.system.pipeline import wait_until
 
 
-def drawn(sight: Sight, width: int = 80) -> list[str]:
-    console = Console(file=io.StringIO(), width=width, height=24, legacy_windows=False)
-    console.print(panel(sight, width))
+def drawn(sight: Sight, width: int = 80, height: int = 24) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, height=height, legacy_windows=False)
+    console.print(panel(sight, width, height))
     assert isinstance(console.file, io.StringIO)
     return [line.rstrip() for line in console.file.getvalue().splitlines()]
 
@@ -122,22 +127,98 @@ def test_the_last_state_of_a_run_that_is_over_says_so(tmp_path: Path) -> None:
         assert drawn(watch.look())[0].endswith("finished")
 
 
-@pytest.mark.parametrize("width", [40, 80, 200])
-def test_no_run_is_too_large_for_the_screen(tmp_path: Path, width: int) -> None:
+NAMES = [
+    "NoStep",
+    "LearnerLost",
+    "LearnerStarved",
+    "DiskFull",
+    "NoLiveGenerator",
+    "GeneratorLost",
+    "GeneratorsIdle",
+    "RefreshFailing",
+    "StalenessAtItsBound",
+    "EffectiveSampleSizeLow",
+    "RewardCollapsed",
+    "LedgerOutOfBalance",
+    "DeadLetters",
+    "RedisNearItsMemory",
+    "RedisDown",
+]
+EVERY_ALERT = Alarms([Alert(name, "warning", BEGAN, False, "127.0.0.1:9411") for name in NAMES], now=BEGAN + 90)
+
+
+def answer(at: float, **figures: float) -> Answer:
+    """A generator's, busy, which says these figures."""
+    return Answer(at, "none", "", at, at, {f"headrace_generator_{name}": value for name, value in figures.items()})
+
+
+@pytest.mark.parametrize(("width", "height"), [(40, 24), (80, 24), (80, 60), (200, 24), (200, 50), (300, 90)])
+@pytest.mark.parametrize("max_staleness", [0, 40, 64])
+def test_no_run_is_too_large_for_the_screen(tmp_path: Path, width: int, height: int, max_staleness: int) -> None:
     rng = random.Random(1)
-    run = Run(tmp_path, name="a" * 64, steps=100_000, sections={"run": {"max_staleness": 64}})
+    depth = {"pipeline_depth": min(2, max_staleness)}
+    sections = {"run": {"max_staleness": max_staleness}, "learner": depth, "generator": {"count": 30}}
+    run = Run(tmp_path, name="a" * 64, steps=100_000, sections=sections)
     hold = launch(run, "starting the generators " * 10, at=BEGAN - 1e6)
     run.evaluate("start", 0, 0.2, samples=100_000)
     for step in range(99_000, 99_080):
-        ages = {rng.randrange(65): rng.randrange(1, 99) for _ in range(30)}
+        ages = {rng.randrange(max_staleness + 1): rng.randrange(1, 99) for _ in range(30)}
         run.plain_step(step, rng.uniform(-50, 50), ages=ages, seconds=rng.uniform(1, 5000))
     run.evaluate("periodic", 99_079, 0.9, samples=100_000)
     with watching(run) as watch:
         for _ in range(2):
-            lines = drawn(watch.look(), width)
-            assert len(lines) <= 24
+            seen = watch.look()
+            answers = {name: answer(seen.now, slots=512, in_flight_groups=500) for name in seen.generators}
+            lines = drawn(replace(seen, generators=answers, alarms=EVERY_ALERT), width, height)
+            assert len(lines) < height, "one row is left for the cursor"
             assert max(cell_len(line) for line in lines) <= width
+            assert words(row(lines, "generators")).startswith("generators ━")
             run.folder.phase.write_text("stopping")  # the launcher is at something again
+    assert hold
+
+
+def of_alerts(seen: Sight, alarms: Alarms | None, width: int = 80) -> str:
+    return words(row(drawn(replace(seen, alarms=alarms), width), "alerts"))
+
+
+def test_alerts_are_listed_as_far_as_there_is_room_and_the_rest_are_counted(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    hold = launch(run, "starting the generators", at=BEGAN)
+    alerts = [
+        Alert("NoStep", "critical", BEGAN, False),
+        Alert("RefreshFailing", "warning", BEGAN, False, "127.0.0.1:9411"),
+        Alert("EffectiveSampleSizeLow", "warning", BEGAN, True),
+    ]
+    with watching(run) as watch:
+        seen = watch.look()
+        assert of_alerts(seen, None) == "alerts asking Prometheus"
+        assert of_alerts(seen, Alarms()) == "alerts none"
+        unknown = "no Prometheus on :9490, `make monitoring` starts one"
+        assert of_alerts(seen, Alarms(unknown=unknown)) == f"alerts unknown: {unknown}"
+        told = Alarms(alerts, now=BEGAN + 120)
+        first = "alerts NoStep 2 min · RefreshFailing 127.0.0.1:9411 2 min"
+        assert of_alerts(seen, told) == f"{first} +1 more"
+        assert of_alerts(seen, told, 200) == f"{first} · EffectiveSampleSizeLow pending 2 min"
+        assert of_alerts(seen, EVERY_ALERT, 40) == "alerts NoStep 127.0.0.1:9411 2 mi…"
+        run.folder.summary.write_text("{}")
+        assert not any("alerts" in line for line in drawn(watch.look())), "of a run that is over there are none"
+    assert hold
+
+
+def test_a_tall_terminal_shows_each_generator_and_the_last_steps_one_by_one(tmp_path: Path) -> None:
+    run = Run(tmp_path, sections={"generator": {"count": 30}})
+    hold = launch(run, "starting the generators", at=BEGAN)
+    for step in range(1, 31):
+        run.plain_step(step, 0.01 * step, ages={1: 10}, seconds=10, waited=4)
+    with watching(run) as watch:
+        seen = watch.look()
+        busy = answer(seen.now, slots=8, in_flight_groups=5, policy_version=29, groups_total=71)
+        lines = drawn(replace(seen, generators={**seen.generators, "generator 0": busy}), 200, 50)
+    assert words(row(lines, "each")) == "each generator 0 5 of 8 busy version 29 71 groups last group 0 s ago"
+    assert any(words(line) == "generator 1 no answer" for line in lines)
+    assert any(words(line).endswith(" more") for line in lines)
+    assert words(row(lines, "steps")) == "steps trained degenerate stale failed reward staleness waited seconds"
+    assert words(lines[lines.index(row(lines, "steps")) + 1]) == "30 2 1 0 0 0.30 1.00 40% 10.0"
     assert hold
 
 

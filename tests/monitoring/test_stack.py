@@ -21,8 +21,8 @@ import pytest
 
 from broker.errors import Refused
 from broker.settings import load
-from monitoring.grafana.ask import Prometheus
 from monitoring.grafana.board import FOLDER
+from monitoring.prometheus_api import Prometheus
 from monitoring.recipe import ViewRecipe
 from monitoring.stack import COMPOSE, GRAFANA, PROVISIONING, Programs, followed, services
 from tests.monitoring.fabricated import Run

@@ -207,7 +207,7 @@ def test_a_step_that_is_repeated_shows_as_it_was_taken_last(tmp_path: Path) -> N
         view.shows("2/45")
         assert view.stop() == 0
         shown = "\n".join(view.frame)
-    assert "0.75  first 5 0.50  last 5 0.50" in shown
+    assert "0.75  first 2 0.50  last 2 0.50" in shown
     assert hold
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from broker.settings import load
-from monitoring.grafana.ask import Prometheus
+from monitoring.prometheus_api import Prometheus
 from monitoring.recipe import ViewRecipe
 from monitoring.scrape import ScrapeFolder, targets
 from monitoring.services import Service, prometheus

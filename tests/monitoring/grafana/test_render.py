@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from broker.errors import Refused
-from monitoring.grafana.ask import Prometheus, Series
 from monitoring.grafana.board import Dashboard, Panel, committed
 from monitoring.grafana.canvas import CELL, COLUMN, HEAD, SCALE, WIDTH, Canvas, height_of
 from monitoring.grafana.draw import NAMED, PALETTE, Answer, Page
 from monitoring.grafana.render import png
+from monitoring.prometheus_api import Prometheus, Series
 from tests.ports import free_port
 
 PAGE = Page(1000.0, 1100.0, 1.0)

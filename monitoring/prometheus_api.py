@@ -1,4 +1,4 @@
-"""Prometheus' HTTP API, as much of it as a dashboard needs.
+"""Prometheus' HTTP API, as much of it as dashboards and the terminal view need.
 
 Invariant: what comes back is numbers at times, or `Refused` with Prometheus' own words. Refuses to know panels.
 """
@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -42,6 +42,7 @@ class Prometheus:
     """One server, by its URL."""
 
     url: str
+    timeout: float = TIMEOUT_SECONDS
 
     def range(self, expression: str, begin: float, end: float, step: float) -> list[Series]:
         """The expression at `begin`, `begin + step`, … `end`."""
@@ -62,6 +63,10 @@ class Prometheus:
         found = self._get(f"label/{label}/values", {"match[]": match})
         return [str(value) for value in found]
 
+    def alert_rules(self) -> list[Any]:
+        """Every rule that can raise an alert, with the alerts that it has raised."""
+        return [rule for group in self._get("rules", {"type": "alert"})["groups"] for rule in group["rules"]]
+
     @staticmethod
     def _instant(found: Any) -> Iterator[Series]:
         if found["resultType"] == "scalar":
@@ -71,14 +76,17 @@ class Prometheus:
 
     def _get(self, path: str, parameters: Mapping[str, str]) -> Any:
         where = urlsplit(self.url)
-        connection = HTTPConnection(where.hostname or "", where.port or 80, timeout=TIMEOUT_SECONDS)
+        kind = HTTPSConnection if where.scheme == "https" else HTTPConnection
+        connection = kind(where.hostname or "", where.port, timeout=self.timeout)
         try:
             connection.request("GET", f"{where.path.rstrip('/')}/api/v1/{path}?{urlencode(parameters)}")
             answer = json.loads(connection.getresponse().read())
-        except (OSError, ValueError) as error:
+            if not isinstance(answer, dict) or "status" not in answer:
+                raise ValueError("somebody else does")
+        except (OSError, HTTPException, ValueError) as error:
             raise Refused(f"no Prometheus answers on {self.url}: {error}", "`make monitoring` starts one") from None
         finally:
             connection.close()
         if answer["status"] != "success":
-            raise Refused(f"Prometheus refuses {parameters.get('query', path)}", answer["error"])
+            raise Refused(f"Prometheus refuses {parameters.get('query', path)}", str(answer.get("error")))
         return answer["data"]
