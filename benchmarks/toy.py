@@ -63,6 +63,10 @@ class Toy(nn.Module):
         """Hidden states (R, T, WIDTH) of rows (R, T) that hold one sequence each, padded on the right."""
         return SimpleNamespace(last_hidden_state=self.body(self.embedding(input_ids))[0])
 
+    def get_input_embeddings(self) -> nn.Embedding:
+        """From tokens to what the body takes."""
+        return self.embedding
+
     def get_output_embeddings(self) -> nn.Linear:
         """From hidden states to logits."""
         return self.head

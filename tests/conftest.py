@@ -14,7 +14,7 @@ from broker.keys import Keys
 from broker.settings import BrokerSettings
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Engine tests last: what fails fast is seen first. A file's tests stay in one process, all engines in one."""
     items.sort(key=_is_of_an_engine)

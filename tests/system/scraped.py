@@ -68,6 +68,11 @@ class ScrapedRun(Pipeline):
         """Its API."""
         return Prometheus(self.prometheus.url)
 
+    @property
+    def jobs(self) -> set[str]:
+        """Of the processes that have answered it."""
+        return {series.labels["job"] for series in self.asked.now("up == 1")}
+
     def start_all(self) -> ScrapedRun:
         """Everything that `make up` starts."""
         self.learner()
@@ -91,6 +96,6 @@ def flags(model: Path) -> list[str]:
     """A run that has something to show on every panel that a CPU and the transformers engine can fill."""
     return [
         *("--run.model", str(model), "--run.steps", "100000", "--run.max_staleness", "6"),
-        *("--learner.curriculum", "skip", "--learner.eval_every", "20"),
+        *("--learner.curriculum", "skip", "--learner.eval_every", "20", "--learner.stop_when_solved", "false"),
         *("--objective.kl", "k3", "--objective.kl_coefficient", "0.01"),
     ]

@@ -50,7 +50,10 @@ def expected(query: Query) -> bool:
 @pytest.fixture(scope="module")
 def run(taught: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScrapedRun]:
     with ScrapedRun(tmp_path_factory.mktemp("runs"), flags(taught)) as run:
-        yield run.start_all()
+        run.start_all()
+        steps, roles = filled("headrace_learner_step > 3", {}), {"exporter", "generator", "learner"}
+        wait_until(lambda: run.asked.now(steps) and run.jobs == roles, "all is scraped and some steps are done")
+        yield run
 
 
 def test_every_panel_shows_data_of_a_real_run(run: ScrapedRun) -> None:
@@ -71,7 +74,6 @@ def test_every_panel_shows_data_of_a_real_run(run: ScrapedRun) -> None:
 
 
 def test_what_is_excepted_shows_nothing_indeed(run: ScrapedRun) -> None:
-    wait_until(lambda: run.asked.now(filled("headrace_learner_step > 3", {})), "some steps are done")
     excepted = [q.expression for _, _, q in queries() if names([q.expression]) & ABSENT.keys()]
     assert {name for name in names(excepted) if name in ABSENT} == ABSENT.keys(), "no longer asked for"
     for expression in excepted:
@@ -79,7 +81,6 @@ def test_what_is_excepted_shows_nothing_indeed(run: ScrapedRun) -> None:
 
 
 def test_legends_name_labels_that_the_series_carry(run: ScrapedRun) -> None:
-    wait_until(lambda: run.asked.now(filled("headrace_learner_step > 3", {})), "some steps are done")
     seen = 0
     for _, panel, query in queries():
         for series in run.asked.now(filled(query.expression, WINDOW)):
@@ -90,7 +91,6 @@ def test_legends_name_labels_that_the_series_carry(run: ScrapedRun) -> None:
 
 
 def test_people_can_choose_job_run_and_generator(run: ScrapedRun) -> None:
-    wait_until(lambda: run.asked.now(filled("headrace_learner_step > 3", {})), "some steps are done")
     generators = next(d for d in committed() if d.name == "generators")
     for variable in generators.raw["templating"]["list"]:
         if variable["type"] == "query":
