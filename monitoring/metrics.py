@@ -14,9 +14,9 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from broker.ledger import VERDICTS
+from broker.ledger import VERDICTS, Balance
 from broker.schema import KINDS, RolloutGroup
-from monitoring.reading import Reading
+from monitoring.reading import Reading, Stream
 from monitoring.register import Derived, Described, Kind, Register, Values
 from monitoring.standing import WAITING, Standing
 
@@ -324,8 +324,9 @@ class LearnerMetrics(_Role):
         self.settings = r.gauge(
             "headrace_learner_setting", "Numbers of the recipe that alerts and dashboards compare with.", "name"
         )
-        for verdict in VERDICTS[:4]:  # not `evaluated`: that is no verdict on a train group
-            self.verdicts.labels(verdict=verdict)
+        for verdict in VERDICTS:
+            if verdict != "evaluated":  # no verdict on a train group
+                self.verdicts.labels(verdict=verdict)
 
     def observe_settings(self, settings: Mapping[str, float]) -> None:
         """What the recipe says."""
@@ -377,12 +378,12 @@ def _of(
     return Derived(Described(f"headrace_{name}", kind, tuple(labels), text), values)
 
 
-def _by_kind(name: str, kind: Kind, text: str, value: Callable[[Any], float]) -> Derived[Reading]:
+def _by_kind(name: str, kind: Kind, text: str, value: Callable[[Balance], float]) -> Derived[Reading]:
     """A figure of the books of each kind; `value` is asked of its `Balance`."""
     return _of(name, kind, ["kind"], text, lambda r: {(key,): value(b) for key, b in r.balances.items()})
 
 
-def _by_stream(name: str, text: str, value: Callable[[Any], float]) -> Derived[Reading]:
+def _by_stream(name: str, text: str, value: Callable[[Stream], float]) -> Derived[Reading]:
     """A figure of each stream; `value` is asked of its `Stream`."""
     return _of(name, "gauge", ["stream", "kind"], text, lambda r: {key: value(s) for key, s in r.streams.items()})
 
