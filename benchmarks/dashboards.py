@@ -12,22 +12,22 @@ from pathlib import Path
 from monitoring.files import replace_file
 from monitoring.grafana.board import committed
 from monitoring.grafana.render import page_of, png
-from tests.system.scraped import ScrapedRun, flags
+from tests.system.scraped import ScrapedRun, engine_flags, flags
 from tests.system.teaching import taught_to_add
 
 WINDOW = "20s"
 
 
 def main() -> None:
-    """Entry point: two minutes."""
+    """Entry point: five minutes."""
     parser = argparse.ArgumentParser(prog="benchmarks.dashboards", description="pictures of the dashboards")
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--out", type=Path, default=Path("docs"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         model = taught_to_add(Path(temporary) / "models")
         lively = ["--learner.learning_rate", "3e-4", "--sampling.group_size", "8", "--generator.count", "2"]
-        lively += ["--run.steps", str(options.steps)]
+        lively += ["--run.steps", str(options.steps), *engine_flags()]
         with ScrapedRun(Path(temporary) / "runs", [*flags(model), *lively]) as run:
             run.start_all()
             status = run.wait_for("learner", 900)

@@ -78,7 +78,8 @@ class PolicyModel:
         self.module = module.to(device)
         self.device, self.policy_dtype = device, policy_dtype
         kind = settings.autocast if settings.autocast != "auto" else ("bfloat16" if device.type == "cuda" else "none")
-        self.flops, self.peak_flops = Flops.of(self.module), peak(device, bfloat16=kind == "bfloat16")
+        self.flops = Flops.of(self.module)
+        self.peak_flops = settings.peak_flops or peak(device, bfloat16=kind == "bfloat16")
         self.net = LogProbs(self.module, settings.logit_chunk, autocast=kind == "bfloat16")
         if settings.gradient_checkpointing:
             self.module.gradient_checkpointing_enable({"use_reentrant": False})

@@ -50,6 +50,11 @@ class LearnerSettings(Section):
     compile: bool = Field(False, description="let torch compile the model's layers; needs a C++ compiler on a CPU")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     autocast: Literal["none", "bfloat16", "auto"] = Field("auto", description="auto: bfloat16 on CUDA, none on CPU")
+    peak_flops: float | None = Field(
+        None,
+        gt=0,
+        description="FLOP/s of the device, for MFU; none: as its maker says, where that is known",
+    )
     gradient_checkpointing: bool = False
     ranks: int = Field(1, ge=1, description="processes that train together on this machine, each on a GPU of its own")
     threads: int = Field(0, ge=0, description="CPU threads; 0: torch's own choice")

@@ -207,10 +207,10 @@ SERVER = [
     Chart(
         31,
         "Memory of Redis",
-        "Used, and what it may use (0: no limit). When it is full nothing can be published; draining recovers it, but "
-        "give it room: fewer or shorter groups in play, or a higher maxmemory.",
+        "Used, and what it may use where it has a limit. When it is full nothing can be published; draining recovers "
+        "it, but give it room: fewer or shorter groups in play, or a higher maxmemory.",
         "bytes",
-        {"used": "headrace_redis_used_memory_bytes", f"{BOUND}, at most": "headrace_redis_maxmemory_bytes"},
+        {"used": "headrace_redis_used_memory_bytes", f"{BOUND}, at most": "headrace_redis_maxmemory_bytes > 0"},
     ),
     Chart(
         32,

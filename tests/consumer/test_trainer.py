@@ -193,7 +193,7 @@ def test_a_step_says_what_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(stats.phase_seconds) == {"pack", "forward_backward", "optimizer", "figures"}
     assert stats.train_seconds == pytest.approx(sum(stats.phase_seconds.values()))
     assert (stats.mfu, stats.peak_flops) == (None, None), "nobody knows what a CPU can do"
-    of.model.peak_flops = 1e12
+    of.model.peak_flops = 1e12  # as learner.peak_flops says
     known = of.train(groups, 3)
     assert known.peak_flops == 1e12
     assert known.mfu == pytest.approx(known.flops / known.train_seconds / 1e12)

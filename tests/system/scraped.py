@@ -74,7 +74,8 @@ class ScrapedRun(Pipeline):
         return {series.labels["job"] for series in self.asked.now("up == 1")}
 
     def start_all(self) -> ScrapedRun:
-        """Everything that `make up` starts."""
+        """Everything that `make up` starts, on a Redis with a limit."""
+        self.client.config_set("maxmemory", 1 << 30)
         self.learner()
         for number in range(self.view.generator.count):
             port = self.view.monitoring.generator_port + number
@@ -97,5 +98,10 @@ def flags(model: Path) -> list[str]:
     return [
         *("--run.model", str(model), "--run.steps", "100000", "--run.max_staleness", "6"),
         *("--learner.curriculum", "skip", "--learner.eval_every", "20", "--learner.stop_when_solved", "false"),
-        *("--objective.kl", "k3", "--objective.kl_coefficient", "0.01"),
+        *("--objective.kl", "k3", "--objective.kl_coefficient", "0.01", "--learner.peak_flops", "1e11"),
     ]
+
+
+def engine_flags() -> list[str]:
+    """The same with vLLM."""
+    return ["--generator.engine", "vllm", "--generator.kv_cache_gib", "0.25", "--generator.enforce_eager", "true"]
