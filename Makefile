@@ -25,7 +25,7 @@ export TOKENIZERS_PARALLELISM := false
 
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help install lint format type test test-fast demo objectives up eval stop broker acl producer consumer top monitoring exporter ledger dead-letters explain report crash-matrix soak bench bench-learner bench-verifiers bench-instrumentation bench-audit staleness exhibit curriculum dashboards screenshots fuzz lock clean FORCE
+.PHONY: help install lint format type test test-fast demo objectives up eval stop broker acl producer consumer top monitoring exporter ledger dead-letters explain report tensorboard crash-matrix soak bench bench-learner bench-verifiers bench-instrumentation bench-audit staleness exhibit curriculum dashboards screenshots fuzz lock clean FORCE
 
 help:
 	@echo 'make VERB [RECIPE=recipes/demo.toml] [DEVICE=cpu|cuda] [PYTHON=python3.11] [ARGS="…"]'
@@ -81,6 +81,9 @@ dead-letters: $(RUNTIME) ## list what failed in the run of RECIPE or could not b
 
 explain: $(RUNTIME) ## tell the life of one group of the run of RECIPE: GROUP=ticket|number|best|worst|latest|surprising (none: a list)
 	@exec $(PY) -m monitoring.explain $(RECIPE) $(if $(GROUP),'$(GROUP)') $(ARGS)
+
+tensorboard: $(RUNTIME) ## a run's figures as event files for TensorBoard, until it is over: RUN=demo (pip install tensorboard)
+	@exec $(PY) -m monitoring.tensorboard $(or $(RUN),demo) $(ARGS)
 
 report: $(RUNTIME) ## sum up a run, finished or not, on one HTML page: RUN=demo, or several side by side: RUNS="demo demo-2"
 	@exec $(PY) -m monitoring.report $(or $(RUNS),$(RUN),demo) $(ARGS)

@@ -63,6 +63,11 @@ class RunFolder:
         return self.path / f"report.{kind}"
 
     @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files (`make tensorboard`)."""
+        return self.path / "tensorboard"
+
+    @property
     def model(self) -> Path:
         """The final model, Hugging Face layout (learner)."""
         return self.path / "model"

@@ -49,8 +49,8 @@ def answers(panel: Panel, prometheus: Prometheus, page: Page, values: dict[str, 
 
 
 def page_of(prometheus: Prometheus, run: str) -> Page:
-    """From the first to the last that was heard of a run's learner. Raises `Refused` if there was nothing for a day."""
-    heard = f'_over_time(timestamp(headrace_learner_step{{run="{run}"}})[1d:5s])'
+    """From the first to the last that was heard of a run's steps. Raises `Refused` if there was nothing for a day."""
+    heard = f'_over_time(timestamp(headrace_learner_step{{run="{run}"}} > 0)[1d:5s])'
     ends = [prometheus.now(f"{of}({of}{heard})") for of in ("min", "max")]
     if not all(ends):
         raise Refused(f"Prometheus knows no run {run!r} of the last day", "name one with --run")
