@@ -18,7 +18,7 @@ from monitoring.grafana.chart import (
     Board,
     Chart,
     Row,
-    setting,
+    unsettled,
 )
 
 FIGURES = [
@@ -107,12 +107,12 @@ LEDGER = [
     Chart(
         12,
         "Train tickets without a final verdict",
-        "Outstanding, and the credit that may be in play; what was trained since the last checkpoint comes on top. A "
+        "Outstanding, and as many as may be: the credit in play, and what was trained since the last checkpoint. A "
         "climb without end: checkpoints cannot be made durable.",
         "suffix:tickets",
         {
             "outstanding": 'sum(headrace_ledger_outstanding_tickets{kind="train"})',
-            f"{BOUND} in play": setting("capacity"),
+            f"{BOUND}": unsettled(),
         },
     ),
     Chart(

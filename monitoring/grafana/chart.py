@@ -89,3 +89,9 @@ def buckets(histogram: str) -> str:
 def setting(name: str) -> str:
     """A number of the recipe."""
     return f'headrace_learner_setting{{name="{name}"}}'
+
+
+def unsettled() -> str:
+    """Train tickets that may be without a verdict: in play, and trained on since the last checkpoint."""
+    awaiting = "sum(headrace_learner_step - headrace_learner_checkpoint_step)"
+    return f"sum({setting('capacity')}) + sum({setting('groups_per_step')}) * {awaiting}"

@@ -24,6 +24,7 @@ from monitoring.grafana.chart import (
     quantile,
     setting,
     share,
+    unsettled,
 )
 
 FIGURES = [
@@ -252,12 +253,12 @@ STALENESS = [
     Chart(
         43,
         "Where the train tickets are",
-        "All unsettled tickets; together they stay below capacity plus what awaits a checkpoint. None waiting for a "
+        "All unsettled tickets; together they stay below credit plus what awaits a checkpoint. None waiting for a "
         "generator starves generators: raise pipeline_depth. All published ones pile up: the learner is slow.",
         "suffix:tickets",
         {
             "{{place}}": 'sum by (place) (headrace_ledger_located_tickets{kind="train"})',
-            f"{BOUND} in play": setting("capacity"),
+            f"{BOUND} together": unsettled(),
         },
     ),
 ]
