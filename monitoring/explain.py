@@ -35,7 +35,7 @@ USAGE = f"monitoring.explain RECIPE [TICKET_ID | the beginning of one | its numb
 
 def latest(lives: Sequence[Life]) -> Table:
     """The newest ones, the newest last."""
-    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, collapse_padding=True)
     table.add_column("group", no_wrap=True)
     for name in ("problem", "reward", "versions", "verdict", "step"):
         table.add_column(name, justify="left" if name in ("versions", "verdict") else "right", no_wrap=True)
