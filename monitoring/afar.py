@@ -1,7 +1,7 @@
 """A run of any machine, as a Prometheus sees it, put together into what a view can draw.
 
 Invariant: drawing never waits; a Prometheus that is away leaves the last picture and the time since. A run goes on
-while one of its processes has answered within a minute. Refuses to know screens.
+while one of its processes has answered of late. Refuses to know screens.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from monitoring.prometheus_api import Prometheus
 from monitoring.sight import Sight
 
 EVERY_SECONDS = 2.0
-GONE_SECONDS = 60.0
 BLIND_SECONDS = 8.0  # without an answer of Prometheus; shorter is nothing to speak of
 
 
@@ -44,9 +43,8 @@ def chosen(prometheus: Prometheus, run: str | None) -> str:
 class Afar:
     """Looks at one run whenever it is asked to."""
 
-    def __init__(self, prometheus: Prometheus, run: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._name, self._url, self._clock = run, prometheus.url, clock
-        self._questions = Questions(prometheus, run, clock)
+    def __init__(self, questions: Questions, clock: Callable[[], float] = time.monotonic) -> None:
+        self._questions, self._clock = questions, clock
         self.progress = History()
         self._replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
         self._last: Reply | None = None
@@ -74,12 +72,12 @@ class Afar:
         return None if self._last is None else self._sight(self._last, new)
 
     def _sight(self, said: Reply, new: list[Record]) -> Sight:
-        going = not said.finished and said.heard is not None and said.now - said.heard <= GONE_SECONDS
+        going = said.heard and not said.finished
         steps, bound = (said.settings.get(name) for name in ("steps", "max_staleness"))
         silent = self._clock() - said.received
         return Sight(
-            name=self._name,
-            about=self._url,
+            name=self._questions.run,
+            about=self._questions.prometheus.url,
             steps=None if steps is None else round(steps),
             max_staleness=None if bound is None else round(bound),
             progress=self.progress,

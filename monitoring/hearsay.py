@@ -19,6 +19,7 @@ from monitoring.prometheus_api import Prometheus, Series
 
 FINEST_SECONDS, MOST_POINTS = 2.0, 1000  # of the past
 DAYS, GRID_SECONDS = 30, 300  # how far back a run is looked for, and how closely
+GONE_SECONDS = 120.0  # without an answer of any process; some scrape once a minute
 RATES = ("tokens_total", "groups_total")
 PROCESS = (
     *("waiting", "waiting_since_seconds", "last_progress_seconds", "slots", "in_flight_groups", "policy_version"),
@@ -37,7 +38,7 @@ class Reply:
     generators: Mapping[str, Answer | None]
     rates: Sequence[float | None]  # tokens and groups a second
     finished: bool
-    heard: float | None  # when a process of the run last answered
+    heard: bool  # one of its processes has answered of late
     settings: Mapping[str, float]
     alarms: Alarms
 
@@ -48,7 +49,6 @@ class Processes:
 
     answers: dict[str, Answer] = field(default_factory=dict)
     roles: dict[str, str] = field(default_factory=dict)
-    heard: float | None = None
 
     def take(self, now: float, series: Sequence[Series], up: Mapping[str, float], scraped: Mapping[str, float]) -> None:
         """What is known of them now: figures, whether each answered, and when."""
@@ -61,9 +61,6 @@ class Processes:
                 self.answers[instance] = _answer(said, now, scraped.get(instance, now))
         for instance in [known for known in self.answers if up and known not in up]:
             del self.answers[instance], self.roles[instance]
-        self.heard = max(
-            [t for i, t in scraped.items() if up.get(i)] + ([self.heard] if self.heard else []), default=None
-        )
 
     def of(self, role: str) -> dict[str, Answer]:
         """Those of a role."""
@@ -80,17 +77,22 @@ def _answer(series: Sequence[Series], now: float, scraped: float) -> Answer:
             reasons.append(one.labels["reason"])
     role = series[0].labels["__name__"].split("_")[1]
     reason = "Redis" if "Redis" in reasons else reasons[-1]
-    since, progressed = (
-        figures.get(f"headrace_{role}_{name}_seconds", 0.0) for name in ("waiting_since", "last_progress")
-    )
-    return Answer(now, reason, "", None if reason == "none" else scraped - since, scraped - progressed, figures)
+    waited, idle = (figures.get(f"headrace_{role}_{name}_seconds", 0.0) for name in ("waiting_since", "last_progress"))
+    return Answer(now, reason, "", None if reason == "none" else scraped - waited, scraped - idle, figures)
 
 
 class Questions:
     """About one run; `ask` is one round."""
 
-    def __init__(self, prometheus: Prometheus, run: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._prometheus, self._run, self._clock = prometheus, run, clock
+    def __init__(
+        self,
+        prometheus: Prometheus,
+        run: str,
+        *,
+        gone_seconds: float = GONE_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.prometheus, self.run, self._gone, self._clock = prometheus, run, gone_seconds, clock
         self._of = f"run={json.dumps(run)}"
         self._tally, self._processes = Tally(), Processes()
         self._until: float | None = None
@@ -98,7 +100,7 @@ class Questions:
 
     def ask(self) -> Reply:
         """What is new and what is. Raises `Refused` if no Prometheus answers."""
-        now = self._prometheus.now("time()")[0].values[0]
+        now = self.prometheus.now("time()")[0].values[0]
         records = self._past(now) if self._until is None else self._since(self._until, now)
         self._until = now
         self._ask_processes(now)
@@ -112,32 +114,32 @@ class Questions:
             generators=self._processes.of("generator"),
             rates=[self._rate(name) for name in RATES],
             finished=self._finished(),
-            heard=self._processes.heard,
+            heard=bool(self.prometheus.now(f"max_over_time(up{{{self._of}}}[{self._gone:g}s]) == 1")),
             settings=dict(self._settings),
-            alarms=alarms_of(self._prometheus, self._run),
+            alarms=alarms_of(self.prometheus, self.run),
         )
 
     def _now(self, name: str) -> list[Series]:
-        return self._prometheus.now(f"{name}{{{self._of}}}")
+        return self.prometheus.now(f"{name}{{{self._of}}}")
 
     def _ask_processes(self, now: float) -> None:
         names = f"headrace_(learner|generator)_({'|'.join(PROCESS)})"
-        series = self._prometheus.now(f'{{__name__=~"{names}",{self._of}}}')
+        series = self.prometheus.now(f'{{__name__=~"{names}",{self._of}}}')
         up = {s.labels.get("instance", ""): s.values[0] for s in self._now("up")}
-        scraped = self._prometheus.now(f"timestamp(up{{{self._of}}})")
+        scraped = self.prometheus.now(f"timestamp(up{{{self._of}}})")
         self._processes.take(now, series, up, {s.labels.get("instance", ""): s.values[0] for s in scraped})
 
     def _rate(self, name: str) -> float | None:
         """Of all generators; where scrapes are rare a minute holds too few of them."""
         counter = f"headrace_generator_{name}{{{self._of}}}"
-        found = self._prometheus.now(f"sum(rate({counter}[1m]) or rate({counter}[5m]))")
+        found = self.prometheus.now(f"sum(rate({counter}[1m]) or rate({counter}[5m]))")
         return found[0].values[0] if found else None
 
     def _finished(self) -> bool:
         """The exporter says so, or said so last where it has gone."""
         said = self._now("headrace_run_finished")
         if not said:
-            said = self._prometheus.now(f"last_over_time(headrace_run_finished{{{self._of}}}[{DAYS}d])")
+            said = self.prometheus.now(f"last_over_time(headrace_run_finished{{{self._of}}}[{DAYS}d])")
         return bool(said) and all(one.values[0] == 1 for one in said)
 
     def _past(self, now: float) -> list[Record]:
@@ -154,7 +156,7 @@ class Questions:
 
     def _first_heard(self, now: float) -> float:
         stamps = f"timestamp(headrace_learner_step{{{self._of}}})[{DAYS}d:{GRID_SECONDS}s]"
-        found = self._prometheus.now(f"min(min_over_time({stamps}))")
+        found = self.prometheus.now(f"min(min_over_time({stamps}))")
         return min(found[0].values[0] if found else now, now - 3600) - GRID_SECONDS
 
     def _since(self, begin: float, now: float) -> list[Record]:
@@ -164,4 +166,4 @@ class Questions:
         step = max(FINEST_SECONDS, (now - begin) / MOST_POINTS)
         start = now - step * max(0, int((now - begin) / step))
         names = f"{PREFIX}({'|'.join(NAMES)})"
-        return points_of(self._prometheus.range(f'{{__name__=~"{names}",{self._of}}}', start, now, step))
+        return points_of(self.prometheus.range(f'{{__name__=~"{names}",{self._of}}}', start, now, step))

@@ -80,7 +80,9 @@ class Tally:
         return [EvaluationRecord(time=point.time, eval=evaluation)]
 
     def _stepped(self, point: Point) -> list[Record]:
-        before = self._before if point.follows(self._before) else Point(0.0, {})
+        if not point.follows(self._before):
+            self._before = Point(0.0, {})
+        before = self._before
         if point.taken <= before.taken:
             return []
         self._before = point

@@ -21,6 +21,7 @@ from rich.live import Live
 from broker.cli import guarded
 from broker.settings import load
 from monitoring.afar import Afar, chosen
+from monitoring.hearsay import Questions
 from monitoring.lines import Lines
 from monitoring.panel import panel
 from monitoring.prometheus_api import Prometheus
@@ -118,7 +119,7 @@ def watched(options: argparse.Namespace, flags: list[str]) -> Watch | Afar:
     if options.prometheus is not None:
         url = options.prometheus.rstrip("/")
         prometheus = Prometheus(url if "://" in url else f"http://{url}", TIMEOUT_SECONDS)
-        return Afar(prometheus, chosen(prometheus, options.run))
+        return Afar(Questions(prometheus, chosen(prometheus, options.run)))
     recipe = load(ViewRecipe, options.recipe, flags)
     return Watch(folder_of(options.recipe, recipe), recipe)
 

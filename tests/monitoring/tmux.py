@@ -50,12 +50,12 @@ class Terminal:
         self.tmux("resize-window", "-x", str(columns), "-y", str(rows))
 
     def shows(self, *what: str) -> list[str]:
-        """Wait until all of it is on the screen, which is returned."""
+        """Wait until all of it is on the screen, which is returned: one that was not caught while it was drawn."""
         found: list[str] = []
 
         def look() -> bool:
-            found[:] = self.screen
-            return all(word in "\n".join(found) for word in what)
+            before, found[:] = list(found), self.screen
+            return before == found and all(word in "\n".join(found) for word in what)
 
         try:
             wait_until(look, f"{what} on the screen", 30)
