@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from broker.errors import Refused
 from monitoring.alarms import Alarms, alarms_of
 from monitoring.endpoints import Answer
 from monitoring.points import NAMES, PREFIX, Point, Tally, points_of
@@ -116,8 +117,15 @@ class Questions:
             finished=self._finished(),
             heard=bool(self.prometheus.now(f"max_over_time(up{{{self._of}}}[{self._gone:g}s]) == 1")),
             settings=dict(self._settings),
-            alarms=alarms_of(self.prometheus, self.run),
+            alarms=self._alarms(),
         )
+
+    def _alarms(self) -> Alarms:
+        """Not every server that answers queries has rules."""
+        try:
+            return alarms_of(self.prometheus, self.run)
+        except Refused as error:
+            return Alarms(unknown=error.cause)
 
     def _now(self, name: str) -> list[Series]:
         return self.prometheus.now(f"{name}{{{self._of}}}")
