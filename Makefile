@@ -55,8 +55,8 @@ producer: $(RUNTIME) ## run one generator of RECIPE
 consumer: $(RUNTIME) ## run the learner of RECIPE
 	@exec $(PY) -m deploy.role consumer $(RECIPE) $(ARGS)
 
-top: $(RUNTIME) ## watch the run of RECIPE in this terminal
-	@exec $(PY) -m monitoring.top $(RECIPE) $(ARGS)
+top: $(RUNTIME) ## watch the run of RECIPE in this terminal, or one of any machine: PROMETHEUS=http://host:9090 [RUN=demo]
+	@exec $(PY) -m monitoring.top $(if $(PROMETHEUS),--prometheus $(PROMETHEUS) $(if $(RUN),--run $(RUN)),$(RECIPE)) $(ARGS)
 
 monitoring: $(RUNTIME) ## Prometheus and Grafana beside the run of RECIPE: those of this machine, or in containers
 	@exec $(PY) -m monitoring.stack $(RECIPE) $(ARGS)

@@ -38,7 +38,7 @@ def step_line(record: StepRecord, sight: Sight) -> str:
     seconds = max(record.seconds, 1e-9)
     sampled = sight.tokens_per_second
     parts = [
-        f"step {record.step}/{record.steps}",
+        f"step{_numbers(record)}",
         f"reward {record.reward:.2f}",
         f"staleness {record.staleness_mean:.1f} (max {record.staleness_max})",
         " ".join(f"{verdict} {record.groups.get(verdict, 0)}" for verdict in VERDICTS),
@@ -53,7 +53,8 @@ def step_line(record: StepRecord, sight: Sight) -> str:
 def evaluation_line(evaluation: Evaluation) -> str:
     """One evaluation."""
     result = "failed" if evaluation.pass_at_1 is None else f"{evaluation.pass_at_1:.2f}"
-    about = f"{evaluation.samples} samples, version {evaluation.policy_version}"
+    about = f"{evaluation.samples} samples, " if evaluation.samples else "about "
+    about += f"version {evaluation.policy_version}"
     return f"evaluation {evaluation.label}  pass@1 {result}  ({about})"
 
 
@@ -64,6 +65,12 @@ def minutes(seconds: float) -> str:
     if seconds < 100 * 60:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def _numbers(record: StepRecord) -> str:
+    """Which of how many; several where not each was seen."""
+    of = f"/{record.steps}" if record.steps else ""
+    return f" {record.step}{of}" if record.covers == 1 else f"s {record.step - record.covers + 1}–{record.step}{of}"
 
 
 def _line(record: Record, sight: Sight) -> str:

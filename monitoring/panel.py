@@ -37,7 +37,7 @@ def panel(sight: Sight, width: int, height: int = ROWS) -> RenderableType:
         blocks.append(Block([("reward", _reward(progress, room)), ("pass@1", _evaluations(progress))]))
     if progress.steps:
         blocks.append(Block([("staleness", _staleness(sight)), ("", _ages(sight, room, tall))]))
-    if both := sides(sight, more // 2):
+    if both := sides(sight, room, more // 2):
         blocks.append(Block(both))
     if progress.steps:
         blocks.append(Block(_groups(progress)))
@@ -131,12 +131,12 @@ def _mean_reward(stretch: Stretch) -> str:
 
 
 def _evaluations(progress: History) -> Text:
-    start, latest = progress.evaluation("start"), progress.evaluation()
+    start, latest = progress.evaluation("start") or progress.evaluation("first"), progress.evaluation()
     if latest is None:
         return Text("no evaluation yet", ROUTINE)
     text = Text()
     if start is not None:
-        text.append("start ", ROUTINE).append_text(_evaluation(start))
+        text.append(f"{start.label} ", ROUTINE).append_text(_evaluation(start))
     if latest is not start:
         which = f"version {latest.policy_version}" if latest.samples else "latest"
         text.append("   " if text else "").append(f"{which} ", ROUTINE).append_text(_evaluation(latest))

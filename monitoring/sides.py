@@ -29,10 +29,10 @@ LEARNER_WAITS = {
 }
 
 
-def sides(sight: Sight, more: int) -> list[tuple[str, Text]]:
-    """The rows of both, with bars that are `more` cells longer than on 80 columns."""
+def sides(sight: Sight, room: int, more: int) -> list[tuple[str, Text]]:
+    """The rows of both, in `room` cells, with bars that are `more` cells longer than on 80 columns."""
     speeds = _speeds(sight, SPEED + more) if sight.step else (None, None)
-    states = (_generators(sight), _learner(sight)) if sight.going else (None, None)
+    states = (_generators(sight, room), _learner(sight)) if sight.going else (None, None)
     rows: list[tuple[str, Text]] = []
     for label, speed, state in zip(("generators", "learner"), speeds, states, strict=True):
         about = [text for text in (speed, state) if text is not None]
@@ -97,8 +97,8 @@ def _silence(answer: Answer | None, sight: Sight) -> Text | None:
     return Text(f"no answer for {minutes(silent)}", BAD) if silent > SILENT_SECONDS else None
 
 
-def _generators(sight: Sight) -> Text:
-    """All of them in one row: how many are up, how full their slots are, what they hold."""
+def _generators(sight: Sight, room: int) -> Text:
+    """All of them in one row: how many are up, how full their slots are, what they hold if there is room for it."""
     answers = list(sight.generators.values())
     heard = [a for a in answers if a and sight.now - a.at <= SILENT_SECONDS]
     if not heard:
@@ -108,8 +108,6 @@ def _generators(sight: Sight) -> Text:
     versions = sorted({int(a.figure("generator_policy_version")) for a in heard})
     up = f"{len(heard)} of {len(answers)} up" if len(answers) > 1 else ""
     parts = [up, f"{busy:.0f} of {slots:.0f} slots busy" if slots else ""]
-    if slots:
-        parts.append(f"version {'–'.join(str(v) for v in versions[:1] + versions[1:][-1:])}")
     longest = min((a for a in heard if a.reason != "none"), key=lambda a: a.since or 0.0, default=None)
     if longest:
         parts.append(_wait(longest, sight))
@@ -117,7 +115,9 @@ def _generators(sight: Sight) -> Text:
         parts.append(GENERATOR_WAITS["engine"])
     else:
         parts.append(f"last group {minutes(sight.now - max(a.progressed for a in heard))} ago")
-    return Text(" · ".join(part for part in parts if part), "default" if all(a.healthy for a in heard) else WRONG)
+    text = Text(" · ".join(part for part in parts if part), "default" if all(a.healthy for a in heard) else WRONG)
+    held = f" · version {'–'.join(str(v) for v in versions[:1] + versions[1:][-1:])}"
+    return text.append(held) if slots and len(text) + len(held) <= room else text
 
 
 def _wait(answer: Answer, sight: Sight) -> str:

@@ -1,7 +1,8 @@
-"""`python -m monitoring.top RECIPE`: watches a run, live on a terminal, as log lines elsewhere, until it ends.
+"""`python -m monitoring.top RECIPE`, or `--prometheus URL [--run NAME]` for a run of any machine: watches it, live on a
+terminal, as log lines elsewhere, until it ends.
 
 Invariant: ends by itself or at SIGTERM with status 0, the terminal as it was and the last state on it. Refuses to know
-how a run is seen (watch) and how it looks (panel, lines).
+how a run is seen (watch, afar) and how it looks (panel, lines).
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from rich.live import Live
 
 from broker.cli import guarded
 from broker.settings import load
+from monitoring.afar import Afar, chosen
+from monitoring.hearsay import Questions
 from monitoring.lines import Lines
 from monitoring.panel import panel
+from monitoring.prometheus_api import Prometheus
 from monitoring.recipe import ViewRecipe, folder_of
 from monitoring.sight import Sight
 from monitoring.signals import Signals
@@ -28,6 +32,7 @@ from monitoring.watch import Watch
 
 EVERY_SECONDS = 1.0
 UNDECIDED_SECONDS = 0.05
+TIMEOUT_SECONDS = 10.0  # of one question to a Prometheus
 
 
 class View(Protocol):
@@ -75,30 +80,56 @@ def view() -> Iterator[View]:
         yield Screen(live)
 
 
-def follow(watch: Watch, view: View, signals: Signals) -> None:
+def follow(watch: Watch | Afar, view: View, signals: Signals) -> None:
     """Show the run until it ends or we are told to; the last look comes after that, so that nothing goes unsaid."""
     while watch.undecided:
         if signals.wait(UNDECIDED_SECONDS):
             break
     while True:
         sight = watch.look()
+        if sight is None:
+            return
         view.show(sight)
         if not sight.going:
             return
         if signals.wait(EVERY_SECONDS):
-            view.show(watch.look())
+            last = watch.look()
+            view.show(last or sight)
             return
+
+
+def parsed() -> tuple[argparse.Namespace, list[str]]:
+    """The command line: a recipe and its flags, or a Prometheus and a run's name."""
+    parser = argparse.ArgumentParser(prog="monitoring.top", description="watch a run", allow_abbrev=False)
+    parser.add_argument("recipe", type=Path, nargs="?", help="of a run of this machine")
+    parser.add_argument("--prometheus", metavar="URL", help="watch what it scrapes, wherever that runs")
+    parser.add_argument("--run", help="its name there, if there are several")
+    options, flags = parser.parse_known_args()
+    if (options.recipe is None) == (options.prometheus is None):
+        parser.error("give a recipe, or --prometheus URL")
+    if options.prometheus is None and options.run is not None:
+        parser.error("--run goes with --prometheus")
+    if options.prometheus is not None and flags:
+        parser.error(f"unknown: {' '.join(flags)}")
+    return options, flags
+
+
+def watched(options: argparse.Namespace, flags: list[str]) -> Watch | Afar:
+    """What the command line names. Raises `Refused`."""
+    if options.prometheus is not None:
+        url = options.prometheus.rstrip("/")
+        prometheus = Prometheus(url if "://" in url else f"http://{url}", TIMEOUT_SECONDS)
+        return Afar(Questions(prometheus, chosen(prometheus, options.run)))
+    recipe = load(ViewRecipe, options.recipe, flags)
+    return Watch(folder_of(options.recipe, recipe), recipe)
 
 
 @guarded
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(prog="monitoring.top", description="watch a run")
-    parser.add_argument("recipe", type=Path)
-    options, flags = parser.parse_known_args()
+    options, flags = parsed()
     with Signals() as signals:
-        recipe = load(ViewRecipe, options.recipe, flags)
-        watch = Watch(folder_of(options.recipe, recipe), recipe)
+        watch = watched(options, flags)
         try:
             with view() as shown:
                 follow(watch, shown, signals)

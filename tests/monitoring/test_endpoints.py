@@ -36,6 +36,7 @@ def test_a_process_says_what_it_waits_for_and_since_when() -> None:
         answer = ask(HOST, server.port, clock=lambda: 1000.0)
     assert answer is not None
     assert (answer.at, answer.reason, answer.detail) == (1000.0, "ticket", "t00000012")
+    assert answer.since is not None
     assert answer.since <= 1000.0
     assert answer.figure("learner_step") == 7
     assert answer.figure("learner_no_such_figure") == 0

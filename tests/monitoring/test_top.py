@@ -14,7 +14,7 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,8 +75,8 @@ class View:
 
 
 @contextmanager
-def _started(recipe: Path, output: int, reading: int, **env: str) -> Iterator[View]:
-    command = [sys.executable, "-m", "monitoring.top", str(recipe)]
+def _started(arguments: Sequence[str | Path], output: int, reading: int, **env: str) -> Iterator[View]:
+    command = [sys.executable, "-m", "monitoring.top", *map(str, arguments)]
     process = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -101,15 +101,15 @@ def on_terminal(recipe: Path, rows: int = 24, columns: int = 80) -> Iterator[Vie
     """A view on a terminal of its own."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-    with _started(recipe, slave, master) as view:
+    with _started([recipe], slave, master) as view:
         yield view
 
 
 @contextmanager
-def into_pipe(recipe: Path, **env: str) -> Iterator[View]:
+def into_pipe(*arguments: str | Path, **env: str) -> Iterator[View]:
     """A view whose output goes to no terminal."""
     reading, writing = os.pipe()
-    with _started(recipe, writing, reading, **env) as view:
+    with _started(arguments, writing, reading, **env) as view:
         yield view
 
 
@@ -252,7 +252,7 @@ def test_a_terminal_that_cannot_be_drawn_on_gets_lines(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.plain_step(1, 0.25)
     master, slave = pty.openpty()
-    with _started(run.folder.recipe, slave, master, TERM="dumb") as view:
+    with _started([run.folder.recipe], slave, master, TERM="dumb") as view:
         assert view.process.wait(ENDS) == 0
         assert view.text.startswith("step 1/45  reward 0.25")
         assert "\x1b" not in view.text
