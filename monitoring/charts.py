@@ -1,4 +1,4 @@
-"""The curves of a run, one chart a question: is it learning, how stale, how fast, who waits for whom, how long.
+"""The charts of a run, one a question: is it learning, how stale, how fast, who waits for whom, how long.
 
 Invariant: a chart of nothing says so and is drawn all the same; an axis has its unit. Refuses to know pages and files.
 """
@@ -13,8 +13,10 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from monitoring.dossier import Dossier
+from monitoring.gantt import gantt, height
 from monitoring.plot import EVAL, INK, REWARD, STALENESS, bare, step_of
 from monitoring.trail import Life
 
@@ -88,7 +90,7 @@ def verdicts(axes: Axes, run: Dossier) -> None:
         counts = [float(r.groups.get(name, 0)) for r in steps]
         axes.bar([r.step for r in steps], counts, bottom=below, color=colour, width=1.0, label=name)
         below = [a + b for a, b in zip(below, counts, strict=True)]
-    axes.legend(frameon=False, ncols=2, fontsize=8)
+    _legend_above(axes)
     axes.set(title="What became of groups?", xlabel="optimizer step", ylabel="groups")
 
 
@@ -98,17 +100,17 @@ def learner_time(axes: Axes, run: Dossier) -> None:
     parts = [
         ("waits for groups", WAIT, [r.wait_seconds for r in steps]),
         ("trains", LEARNER, [r.train_seconds or 0.0 for r in steps]),
-        ("waits to publish", "#f59e0b", [r.publish_seconds or 0.0 for r in steps]),
+        ("waits for a publication", "#f97316", [r.loop_seconds.get("publish", 0.0) for r in steps]),
     ]
     rest = [max(0.0, r.seconds - sum(p[2][i] for p in parts)) for i, r in enumerate(steps)]
     for name, colour, seconds in [*parts, ("the rest", OTHER, rest)]:
         axes.bar([r.step for r in steps], seconds, bottom=below, color=colour, width=1.0, label=name)
         below = [a + b for a, b in zip(below, seconds, strict=True)]
-    axes.legend(frameon=False, fontsize=8)
+    _legend_above(axes)
     axes.set(title="What did the learner wait for?", xlabel="optimizer step", ylabel="seconds a step")
 
 
-def gantt(axes: Axes, run: Dossier) -> None:
+def groups(axes: Axes, run: Dossier) -> None:
     """The latest groups from issue to verdict, in the order in which they were issued."""
     lives = [life for life in run.trail.lives if life.sampling is not None and life.used_at is not None][-LATEST:]
     lives.sort(key=lambda life: life.sampling.issued_at if life.sampling else 0.0)
@@ -121,7 +123,7 @@ def gantt(axes: Axes, run: Dossier) -> None:
             at += seconds
     _or_nothing(axes, lives, run)
     axes.invert_yaxis()
-    axes.set(title=f"Who waited for whom? The latest {len(lives)} groups", xlabel="seconds", ylabel="group")
+    axes.set(title=f"From issue to verdict: the latest {len(lives)} groups", xlabel="seconds", ylabel="group")
 
 
 def lengths(axes: Axes, run: Dossier) -> None:
@@ -139,14 +141,14 @@ def lengths(axes: Axes, run: Dossier) -> None:
 
 
 CHARTS: tuple[Chart, ...] = (
-    *(reward, staleness, throughput, health, ages, verdicts, learner_time, gantt, lengths),
+    *(reward, staleness, throughput, health, ages, verdicts, learner_time, groups, lengths),
 )  # fmt: skip
 
 
 def svg(chart: Chart, run: Dossier) -> bytes:
     """One chart; its texts stay texts, which whoever shows it has fonts for."""
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": chart.__name__}):
-        figure = Figure(figsize=(5.4, 3.4), layout="constrained")
+        figure = Figure(figsize=(11.0, height([run])) if chart is gantt else (5.4, 3.4), layout="constrained")
         FigureCanvasAgg(figure)
         _drawn(figure.subplots(), chart, run)
         out = io.BytesIO()
@@ -158,13 +160,15 @@ def png(runs: Sequence[Dossier]) -> bytes:
     """All charts of all runs, a column a run."""
     columns = max(len(runs), 1)
     across = 3 if columns == 1 else 1
-    rows = -(-len(CHARTS) // across)
-    figure = Figure(figsize=(5.4 * across * columns, 3.4 * rows), dpi=110, layout="constrained")
+    rows, tall = -(-len(CHARTS) // across), height(runs)
+    size = ((16.2 if columns == 1 else 8.1 * columns), 3.4 * rows + tall)
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(rows, across * columns, squeeze=False)
+    grid = figure.add_gridspec(rows + 1, across * columns, height_ratios=[*[3.4] * rows, tall])
     for column, run in enumerate(runs):
         for n, chart in enumerate(CHARTS):
-            _drawn(grid[n // across][column + n % across], chart, run)
+            _drawn(figure.add_subplot(grid[n // across, column + n % across]), chart, run)
+        _drawn(figure.add_subplot(grid[rows, column * across : (column + 1) * across]), gantt, run)
     figure.suptitle(
         " · ".join(f"{run.recipe.run.name}: {run.recipe.model_name}" for run in runs), color=INK, parse_math=False
     )
@@ -176,6 +180,16 @@ def png(runs: Sequence[Dossier]) -> bytes:
 def _drawn(axes: Axes, chart: Chart, run: Dossier) -> None:
     chart(axes, run)
     bare(axes)
+    if axes.get_xlabel() == "optimizer step":
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    if chart is gantt:
+        axes.grid(visible=False)
+
+
+def _legend_above(axes: Axes) -> None:
+    """Bars leave no corner free."""
+    axes.set_ylim(0, 1.3 * axes.get_ylim()[1])
+    axes.legend(frameon=False, ncols=2, fontsize=8, loc="upper left")
 
 
 def _or_nothing(axes: Axes, lives: Sequence[Life], run: Dossier) -> None:

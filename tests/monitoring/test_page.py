@@ -82,7 +82,7 @@ def test_a_page_holds_figures_curves_texts_recipe_and_versions(tmp_path: Path) -
     ):
         assert part in seen.said, part
     images = seen.named("img")
-    assert len(images) == len(CHARTS)
+    assert len(images) == len(CHARTS) + 1
     for image in images:
         kind, _, data = (image["src"] or "").partition(";base64,")
         assert kind == "data:image/svg+xml"
@@ -114,7 +114,7 @@ def test_what_a_model_wrote_is_text_and_nothing_is_loaded(tmp_path: Path) -> Non
             "tr",
             "th",
         ),
-        *("td", "img", "pre", "p", "i", "details", "summary"),
+        *("td", "img", "pre", "p", "i", "bdi", "details", "summary"),
     }
     assert all((image["src"] or "").startswith("data:") for image in seen.named("img"))
     assert not [a for _, attributes in seen.tags for a in attributes if a.startswith("on") or a == "href"]
@@ -129,7 +129,7 @@ def test_what_a_model_wrote_is_text_and_nothing_is_loaded(tmp_path: Path) -> Non
 def test_without_a_log_the_rest_is_there_and_says_why(tmp_path: Path) -> None:
     seen = Seen(page([dossier(whole_run(tmp_path), without="no Redis at 127.0.0.1:1")], 1.7e9))
     assert "No texts: no Redis at 127.0.0.1:1." in seen.said
-    assert len(seen.named("img")) == len(CHARTS)
+    assert len(seen.named("img")) == len(CHARTS) + 1
 
 
 @pytest.mark.parametrize("steps", [0, 1])
@@ -153,7 +153,7 @@ def test_several_runs_stand_side_by_side(tmp_path: Path) -> None:
     made = [dossier(run) for run in runs]
     seen = Seen(page(made, 1.7e9))
     assert len(seen.named("main")) == 2
-    assert "repeat(2," in str(seen.named("div")[0]["style"])
+    assert seen.named("div")[0]["style"] == "--runs: 2"
     width, height = struct.unpack(">II", png(made)[16:24])
     assert height > width > struct.unpack(">II", png(made[:1])[16:24])[0] / 2
 
