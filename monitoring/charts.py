@@ -6,6 +6,7 @@ Invariant: a chart of nothing says so and is drawn all the same; an axis has its
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Callable, Sequence
 from itertools import chain
 
@@ -35,8 +36,10 @@ def reward(axes: Axes, run: Dossier) -> None:
         x, y = [step_of(e, run.progress) for e in points], [e.pass_at_1 or 0.0 for e in points]
         errors = [e.pass_at_1_error or 0.0 for e in points]
         axes.errorbar(x, y, yerr=errors, fmt="D", color=EVAL, capsize=3, label="held-out pass@1 ± 1 s.e.")
+    low, high = axes.get_ylim()
     axes.legend(frameon=False)
-    axes.set(title="Is it learning?", xlabel="optimizer step", ylabel="mean reward, pass@1")
+    limits = (min(0.0, low), max(1.05, high))  # the same for most runs, which stand side by side
+    axes.set(title="Is it learning?", xlabel="optimizer step", ylabel="mean reward, pass@1", ylim=limits)
 
 
 def staleness(axes: Axes, run: Dossier) -> None:
@@ -123,7 +126,7 @@ def groups(axes: Axes, run: Dossier) -> None:
             at += seconds
     _or_nothing(axes, lives, run)
     axes.invert_yaxis()
-    axes.set(title=f"From issue to verdict: the latest {len(lives)} groups", xlabel="seconds", ylabel="group")
+    axes.set(title=f"From issue to verdict: the latest {len(lives) or ''} groups", xlabel="seconds", ylabel="group")
 
 
 def lengths(axes: Axes, run: Dossier) -> None:
@@ -161,15 +164,16 @@ def png(runs: Sequence[Dossier]) -> bytes:
     columns = max(len(runs), 1)
     across = 3 if columns == 1 else 1
     rows, tall = -(-len(CHARTS) // across), height(runs)
-    size = ((16.2 if columns == 1 else 8.1 * columns), 3.4 * rows + tall)
-    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    figure = Figure(figsize=(16.2 if columns == 1 else 8.1 * columns, 3.4 * rows + tall), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(rows + 1, across * columns, height_ratios=[*[3.4] * rows, tall])
+    above, below = figure.subfigures(2, 1, height_ratios=[3.4 * rows, tall])  # each with margins of its own
+    grid = above.subplots(rows, across * columns, squeeze=False)
+    wide = below.subplots(1, columns, squeeze=False)
     for column, run in enumerate(runs):
         for n, chart in enumerate(CHARTS):
-            _drawn(figure.add_subplot(grid[n // across, column + n % across]), chart, run)
-        _drawn(figure.add_subplot(grid[rows, column * across : (column + 1) * across]), gantt, run)
-    figure.suptitle(
+            _drawn(grid[n // across][column + n % across], chart, run)
+        _drawn(wide[0][column], gantt, run)
+    above.suptitle(
         " · ".join(f"{run.recipe.run.name}: {run.recipe.model_name}" for run in runs), color=INK, parse_math=False
     )
     out = io.BytesIO()
@@ -196,5 +200,7 @@ def _or_nothing(axes: Axes, lives: Sequence[Life], run: Dossier) -> None:
     if lives:
         axes.legend(frameon=False, fontsize=8)
     else:
-        why = run.without or "no group of it is in the audit log"
-        axes.text(0.5, 0.5, why[:60], ha="center", va="center", transform=axes.transAxes, color=INK, parse_math=False)
+        why = textwrap.fill(run.without or "no group of it is in the audit log", 44)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, why, ha="center", va="center", transform=axes.transAxes, color=INK, parse_math=False)

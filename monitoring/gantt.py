@@ -6,6 +6,7 @@ where times come from.
 
 from __future__ import annotations
 
+import textwrap
 from datetime import datetime
 from itertools import groupby
 
@@ -37,12 +38,13 @@ COLOURS = {
 }
 SAID = {"wait": "wait for groups", "forward_backward": "forward, backward", "publish": "wait for publication"}
 NAME = 22  # characters of a process' name
+LEAST = 6  # rows that have room
 MOST_NUMBERS = 14  # of steps, above the picture
 
 
 def height(runs: list[Dossier]) -> float:
     """Inches that the tallest of them takes."""
-    return max((2.3 + 0.24 * max(6, len(Timeline.of(run).rows)) for run in runs), default=3.5)
+    return max((2.3 + 0.24 * max(LEAST, len(Timeline.of(run).rows)) for run in runs), default=3.5)
 
 
 def gantt(axes: Axes, run: Dossier) -> None:
@@ -56,9 +58,11 @@ def gantt(axes: Axes, run: Dossier) -> None:
     _names(axes, line)
     _legend(axes, line)
     axes.set_xlim(0.0, max(line.end - line.begin, 1e-3))
-    axes.set_ylim(max(len(line.rows), 1) - 0.4, -0.6)
+    axes.set_ylim(max(len(line.rows), LEAST) - 0.4, -0.6)
     since = datetime.fromtimestamp(line.begin).astimezone().strftime("%H:%M:%S") if line.rows else "the beginning"
-    axes.set_xlabel(f"seconds since {since}")
+    axes.set_xlabel(
+        "\n".join([f"seconds since {since}", *textwrap.wrap(printable(line.without), 80)]), parse_math=False
+    )
     axes.set_title(f"Who waited for whom? The latest {len(line.steps)} steps", pad=18)
 
 

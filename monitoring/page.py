@@ -65,6 +65,7 @@ def text(said: object) -> str:
 
 
 def _run(run: Dossier) -> str:
+    line = Timeline.of(run)
     charts = "".join(_image(svg(chart, run), chart.__doc__ or "") for chart in CHARTS)
     return "\n".join(
         [
@@ -72,7 +73,7 @@ def _run(run: Dossier) -> str:
             _table(_figures(run)),
             f'<h2>Curves</h2><div class="charts">{charts}</div>',
             f'<h2>Processes</h2><div class="wide">{_image(svg(gantt, run), gantt.__doc__ or "")}</div>',
-            f'<p class="dim">{text(" ".join(Timeline.of(run).notes))}</p>',
+            f'<p class="dim">{text(" ".join((*line.notes, line.without)))}</p>',
             f"<h2>Completions</h2>{_completions(run)}",
             f"<h2>Recipe</h2><details><summary>as resolved</summary><pre>{text(run.recipe_text)}</pre></details>",
             _table((name, value) for name, value in run.fingerprint.items() if name in ("model", "tokenizer")),

@@ -48,13 +48,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Timeline:
-    """From `begin` to `end`; `steps`: when each was done."""
+    """From `begin` to `end`; `steps`: when each was done; `without`: why there is no generator in it."""
 
     begin: float
     end: float
     rows: tuple[Row, ...]
     steps: tuple[tuple[int, float], ...]
     notes: tuple[str, ...]
+    without: str
 
     @staticmethod
     def of(run: Dossier) -> Timeline:
@@ -73,7 +74,8 @@ class Timeline:
             max(ends, default=begin),
             (*rows, *_fair(lanes)),
             tuple((r.step, r.time) for r in steps),
-            tuple(_notes(run, served, len(lanes))),
+            tuple(_notes(run, bool(served), len(lanes))),
+            "" if served else f"Generators: not on record, {run.without or 'no group is in the audit log'}.",
         )
 
 
@@ -148,16 +150,18 @@ def _fair(rows: Sequence[Row]) -> list[Row]:
     return sorted(kept, key=lambda row: (row.process, row.lane))
 
 
-def _notes(run: Dossier, served: Sequence[Life], lanes: int) -> Iterator[str]:
+def _notes(run: Dossier, served: bool, lanes: int) -> Iterator[str]:
     steps = run.progress.steps
     if any(r.loop_seconds for r in steps):
         yield "Learner: how waits and claims alternate within a step is not on record, so each is drawn in one piece."
     elif steps:
         yield "Learner: of what it does around an update, this run's steps.jsonl tells waiting alone."
     if any(r.publish_seconds for r in steps):
-        yield "Publications are drawn as begun when the step before was done, which is when they are asked for."
+        yield (
+            "Publications are drawn as begun when the step before was done, which is when they are asked for; the wait "
+            "for one at the step's end, also where it was an evaluation that waited."
+        )
     if not served:
-        yield f"Generators: nothing on record: {run.without or 'no group is in the audit log'}."
         return
     yield (
         "Generators: each group in hand takes a lane. A gap is a free slot, a group that is not yet published, or an "
