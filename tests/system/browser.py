@@ -26,7 +26,7 @@ FLAGS = (
 )
 # Wider than the viewport, and in nothing that scrolls by itself.
 TOO_WIDE = """[...document.querySelectorAll('body *')].filter(e => {
-    if (e.getBoundingClientRect().right <= innerWidth + 1) return false;
+    if (e.getBoundingClientRect().right <= document.documentElement.clientWidth + 1) return false;
     for (let p = e.parentElement; p; p = p.parentElement)
         if (getComputedStyle(p).overflowX === 'auto') return false;
     return true;
@@ -107,8 +107,8 @@ class Browser:
     def resize(self, width: int, height: int = 900) -> None:
         """Of the window."""
         self.page(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
-        )
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+        )  # a telephone's would zoom out until everything fits
 
     def _next(self) -> dict[str, Any]:
         deadline = time.monotonic() + SECONDS
