@@ -23,6 +23,7 @@ from monitoring.trail import Life
 
 GENERATOR, LEARNER, WAIT, OTHER, BAD = "#8e44ad", "#2563eb", "#d6d3d1", "#a3a3a3", "#c0392b"
 VERDICTS = {"trained": REWARD, "degenerate": OTHER, "stale": "#d97706", "failed": BAD}
+FEW = 30  # steps, whose points show
 LATEST = 60  # groups in the chart of who did what when
 Chart = Callable[[Axes, Dossier], None]
 
@@ -48,7 +49,7 @@ def staleness(axes: Axes, run: Dossier) -> None:
     axes.plot([r.step for r in steps], [r.staleness_max for r in steps], color=STALENESS, alpha=0.4, label="oldest")
     axes.plot([r.step for r in steps], [r.staleness_mean for r in steps], color=STALENESS, label="mean")
     axes.axhline(run.recipe.run.max_staleness, color=BAD, linestyle=":", label="allowed")
-    axes.legend(frameon=False)
+    _legend_above(axes, 3)
     axes.set(title="How stale?", xlabel="optimizer step", ylabel="versions")
 
 
@@ -166,7 +167,8 @@ def png(runs: Sequence[Dossier]) -> bytes:
     rows, tall = -(-len(CHARTS) // across), height(runs)
     figure = Figure(figsize=(16.2 if columns == 1 else 8.1 * columns, 3.4 * rows + tall), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    above, below = figure.subfigures(2, 1, height_ratios=[3.4 * rows, tall])  # each with margins of its own
+    parts = figure.add_gridspec(2, 1, height_ratios=[3.4 * rows, tall])
+    above, below = figure.add_subfigure(parts[0, 0]), figure.add_subfigure(parts[1, 0])  # each with its own margins
     grid = above.subplots(rows, across * columns, squeeze=False)
     wide = below.subplots(1, columns, squeeze=False)
     for column, run in enumerate(runs):
@@ -185,22 +187,26 @@ def _drawn(axes: Axes, chart: Chart, run: Dossier) -> None:
     chart(axes, run)
     bare(axes)
     if axes.get_xlabel() == "optimizer step":
+        low, high = axes.get_xlim()
+        axes.set_xlim(min(low, (low + high) / 2 - 1), max(high, (low + high) / 2 + 1))
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        for line in axes.lines if len(run.progress.steps) <= FEW else ():
+            line.set_marker(".")
     if chart is gantt:
         axes.grid(visible=False)
 
 
-def _legend_above(axes: Axes) -> None:
-    """Bars leave no corner free."""
+def _legend_above(axes: Axes, columns: int = 2) -> None:
+    """Where there may be no corner free."""
     axes.set_ylim(0, 1.3 * axes.get_ylim()[1])
-    axes.legend(frameon=False, ncols=2, fontsize=8, loc="upper left")
+    axes.legend(frameon=False, ncols=columns, fontsize=8, loc="upper left")
 
 
 def _or_nothing(axes: Axes, lives: Sequence[Life], run: Dossier) -> None:
     if lives:
         axes.legend(frameon=False, fontsize=8)
     else:
-        why = textwrap.fill(run.without or "no group of it is in the audit log", 44)
+        why = textwrap.fill(run.without or "no group of it is in the audit log", 44, max_lines=4)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.text(0.5, 0.5, why, ha="center", va="center", transform=axes.transAxes, color=INK, parse_math=False)

@@ -7,6 +7,7 @@ where times come from.
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from datetime import datetime
 from itertools import groupby
 
@@ -42,7 +43,7 @@ LEAST = 6  # rows that have room
 MOST_NUMBERS = 14  # of steps, above the picture
 
 
-def height(runs: list[Dossier]) -> float:
+def height(runs: Sequence[Dossier]) -> float:
     """Inches that the tallest of them takes."""
     return max((2.3 + 0.24 * max(LEAST, len(Timeline.of(run).rows)) for run in runs), default=3.5)
 
@@ -61,9 +62,13 @@ def gantt(axes: Axes, run: Dossier) -> None:
     axes.set_ylim(max(len(line.rows), LEAST) - 0.4, -0.6)
     since = datetime.fromtimestamp(line.begin).astimezone().strftime("%H:%M:%S") if line.rows else "the beginning"
     axes.set_xlabel(
-        "\n".join([f"seconds since {since}", *textwrap.wrap(printable(line.without), 80)]), parse_math=False
+        "\n".join([f"seconds since {since}", *textwrap.wrap(printable(line.without), 80, max_lines=3)]),
+        parse_math=False,
     )
-    axes.set_title(f"Who waited for whom? The latest {len(line.steps)} steps", pad=18)
+    axes.set_title(
+        "Who waited for whom?" + (f" The latest steps, {len(line.steps)} of them" if len(line.steps) > 1 else ""),
+        pad=18,
+    )
 
 
 def _draw(axes: Axes, y: int, row: Row, begin: float) -> None:

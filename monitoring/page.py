@@ -22,16 +22,16 @@ from monitoring.trail import Life
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #222; margin: 1.5rem; }
+body { font: 15px/1.45 system-ui, sans-serif; color: #222; margin: 1.5rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.15rem; margin: 1.6rem 0 .4rem; } h3 { font-size: 1rem; }
-h1, h3, td { overflow-wrap: anywhere; } bdi { overflow-wrap: anywhere; }
+th { overflow-wrap: normal; }
 .runs { display: grid; gap: 2rem; grid-template-columns: repeat(var(--runs), minmax(0, 1fr)); }
 .charts { display: grid; gap: .5rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
 .wide { overflow-x: auto; } img { display: block; width: 100%; } .wide img { min-width: 44rem; }
 table { border-collapse: collapse; } td.n { font-variant-numeric: tabular-nums; }
 th { text-align: left; font-weight: normal; color: #666; vertical-align: top; }
 td, th { padding: .1rem .9rem .1rem 0; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: plaintext; }
+pre { white-space: pre-wrap; unicode-bidi: plaintext; }
 pre { background: #f6f5f4; padding: .6rem .8rem; margin: .3rem 0; }
 .good { border-left: 4px solid #1a7f5a; } .bad { border-left: 4px solid #c0392b; } .dim { color: #666; }
 @media (max-width: 50rem) { body { margin: .8rem; } .runs { grid-template-columns: minmax(0, 1fr); } }
@@ -91,8 +91,9 @@ def _figures(run: Dossier) -> Iterable[tuple[str, str]]:
     took = "" if s["minutes"] is None else f" in {s['minutes']:.1f} min"
     yield "optimizer steps", f"{s['steps']} of {s['steps_planned']}{took}; {s['outcome'] or 'not over'}"
     yield "reward, first and last 5 steps", f"{_figure(s['reward_first5'])} → {_figure(s['reward_last5'])}"
-    samples = f"{s['pass_at_1_start_samples']} and {s['pass_at_1_end_samples']} samples"
-    yield "held-out pass@1", f"{_figure(s['pass_at_1_start'])} → {_figure(s['pass_at_1_end'])} ({samples})"
+    counts = s["pass_at_1_start_samples"], s["pass_at_1_end_samples"]
+    of = f"{_figure(s['pass_at_1_start'])} → {_figure(s['pass_at_1_end'])} ({counts[0]} and {counts[1]} samples)"
+    yield "held-out pass@1", of if any(counts) else "not evaluated"
     yield (
         "staleness, versions",
         f"mean {_figure(s['staleness_mean'])}, max {s['staleness_max']} of {s['max_staleness']}",

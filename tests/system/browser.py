@@ -24,13 +24,15 @@ FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-pipe"),
     *("--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-extensions"),
 )
-# Wider than the viewport, and in nothing that scrolls by itself.
-TOO_WIDE = """[...document.querySelectorAll('body *')].filter(e => {
-    if (e.getBoundingClientRect().right <= document.documentElement.clientWidth + 1) return false;
-    for (let p = e.parentElement; p; p = p.parentElement)
-        if (getComputedStyle(p).overflowX === 'auto') return false;
-    return true;
-}).map(e => e.tagName + ' ' + e.textContent.slice(0, 40))"""
+# Wider than the viewport, and in nothing that scrolls by itself; a text can stick out of what holds it.
+TOO_WIDE = """(() => {
+    const page = document.documentElement, width = page.clientWidth + 1;
+    const scrolls = e => e && (getComputedStyle(e).overflowX === 'auto' || scrolls(e.parentElement));
+    const found = [...document.body.querySelectorAll('*')]
+        .filter(e => e.getBoundingClientRect().right > width && !scrolls(e.parentElement))
+        .map(e => e.tagName + ' ' + e.textContent.slice(0, 40));
+    return page.scrollWidth > width ? [...found, 'scrolls over ' + page.scrollWidth + ' px'] : found;
+})()"""
 BROKEN = "[...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.src.slice(0, 80))"
 
 

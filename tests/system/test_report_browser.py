@@ -42,8 +42,9 @@ def texts(number: int, *said: str) -> list[Told]:
     """A group whose answers are these, the first of them right."""
     ticket = f"t{number:010}p0000000002"
     answers = [answer(one, reward=float(n == 0), components={one[:60]: 1.0}) for n, one in enumerate(said)]
+    shares = [SHARE.model_copy(update={"reward": one.reward}) for one in answers]
     made = sampling(*answers, ticket_id=ticket, prompt=Excerpt.of("\n".join(said)), gold=Excerpt.of(said[0]))
-    return [Told(BEGAN, made), Told(BEGAN + 1, use(SHARE, ticket_id=ticket, generator="host-1"))]
+    return [Told(BEGAN, made), Told(BEGAN + 1, use(*shares, ticket_id=ticket, generator="host-1"))]
 
 
 def busy(tmp_path: Path, **more: Any) -> Dossier:
@@ -73,6 +74,7 @@ BREAKS = {
     "a picture from elsewhere": ("</main>", '<img src="http://127.0.0.1:9/x.png"></main>', ["Content Security Policy"]),
     "a script": ("</main>", "<script>document.title = 1</script></main>", ["Content Security Policy"]),
     "a picture that is none": ("</main>", '<img src="data:image/png;base64,AAAA"></main>', ["broken data:image/png"]),
+    "a text that sticks out": ("</main>", f"<p style='overflow-wrap: normal'>{'x' * 400}</p></main>", ["scrolls over"]),
     "too wide": ("</main>", '<div style="width: 1300px">x</div></main>', ["at 1280 px: DIV", "at 400 px: DIV"]),
 }
 
