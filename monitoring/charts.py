@@ -31,7 +31,9 @@ Chart = Callable[[Axes, Dossier], None]
 def reward(axes: Axes, run: Dossier) -> None:
     """Reward of all groups, held-out pass@1 with its standard error."""
     steps = run.progress.steps
-    axes.plot([r.step for r in steps], [r.reward for r in steps], color=REWARD, label="reward, all groups")
+    axes.plot(
+        [r.step for r in steps], [r.reward for r in steps], color=REWARD, marker=_point(run), label="reward, all groups"
+    )
     points = [r.eval for r in run.progress.evaluations if r.eval.pass_at_1 is not None] if steps else []
     if points:
         x, y = [step_of(e, run.progress) for e in points], [e.pass_at_1 or 0.0 for e in points]
@@ -46,8 +48,9 @@ def reward(axes: Axes, run: Dossier) -> None:
 def staleness(axes: Axes, run: Dossier) -> None:
     """Of the tokens trained on, over the steps."""
     steps = run.progress.steps
-    axes.plot([r.step for r in steps], [r.staleness_max for r in steps], color=STALENESS, alpha=0.4, label="oldest")
-    axes.plot([r.step for r in steps], [r.staleness_mean for r in steps], color=STALENESS, label="mean")
+    x, look = [r.step for r in steps], {"color": STALENESS, "marker": _point(run)}
+    axes.plot(x, [r.staleness_max for r in steps], alpha=0.4, label="oldest", **look)  # type: ignore[arg-type]
+    axes.plot(x, [r.staleness_mean for r in steps], label="mean", **look)  # type: ignore[arg-type]
     axes.axhline(run.recipe.run.max_staleness, color=BAD, linestyle=":", label="allowed")
     _legend_above(axes, 3)
     axes.set(title="How stale?", xlabel="optimizer step", ylabel="versions")
@@ -69,7 +72,7 @@ def throughput(axes: Axes, run: Dossier) -> None:
         ("trained", LEARNER, [r.tokens for r in steps]),
     ):
         rates = [count / max(r.seconds, 1e-9) for count, r in zip(tokens, steps, strict=True)]
-        axes.plot([r.step for r in steps], rates, color=colour, label=name)
+        axes.plot([r.step for r in steps], rates, color=colour, marker=_point(run), label=name)
     axes.legend(frameon=False)
     axes.set(title="How fast?", xlabel="optimizer step", ylabel="completion tokens/s", ylim=(0, None))
 
@@ -80,7 +83,7 @@ def health(axes: Axes, run: Dossier) -> None:
     right = axes.twinx()
     for side, name, colour in ((axes, "ess", LEARNER), (right, "entropy", GENERATOR)):
         known = [(r.step, value) for r in steps if (value := getattr(r, name)) is not None]
-        side.plot([x for x, _ in known], [y for _, y in known], color=colour)
+        side.plot([x for x, _ in known], [y for _, y in known], color=colour, marker=_point(run))
         side.tick_params(axis="y", colors=colour)
     right.set_ylabel("entropy, nats", color=GENERATOR)
     axes.set(title="How far off the policy?", xlabel="optimizer step", ylim=(0, 1.05))
@@ -127,7 +130,11 @@ def groups(axes: Axes, run: Dossier) -> None:
             at += seconds
     _or_nothing(axes, lives, run)
     axes.invert_yaxis()
-    axes.set(title=f"From issue to verdict: the latest {len(lives) or ''} groups", xlabel="seconds", ylabel="group")
+    axes.set(
+        title="From issue to verdict" + (f": the latest {len(lives)} groups" if lives else ""),
+        xlabel="seconds",
+        ylabel="group",
+    )
 
 
 def lengths(axes: Axes, run: Dossier) -> None:
@@ -190,10 +197,13 @@ def _drawn(axes: Axes, chart: Chart, run: Dossier) -> None:
         low, high = axes.get_xlim()
         axes.set_xlim(min(low, (low + high) / 2 - 1), max(high, (low + high) / 2 + 1))
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-        for line in axes.lines if len(run.progress.steps) <= FEW else ():
-            line.set_marker(".")
     if chart is gantt:
         axes.grid(visible=False)
+
+
+def _point(run: Dossier) -> str:
+    """One step makes no line."""
+    return "." if len(run.progress.steps) <= FEW else ""
 
 
 def _legend_above(axes: Axes, columns: int = 2) -> None:

@@ -32,7 +32,7 @@ table { border-collapse: collapse; } td.n { font-variant-numeric: tabular-nums; 
 th { text-align: left; font-weight: normal; color: #666; vertical-align: top; }
 td, th { padding: .1rem .9rem .1rem 0; }
 pre { white-space: pre-wrap; unicode-bidi: plaintext; }
-pre { background: #f6f5f4; padding: .6rem .8rem; margin: .3rem 0; }
+pre { background: #f6f5f4; padding: .6rem .8rem; margin: .3rem 0; max-height: 24rem; overflow-y: auto; }
 .good { border-left: 4px solid #1a7f5a; } .bad { border-left: 4px solid #c0392b; } .dim { color: #666; }
 @media (max-width: 50rem) { body { margin: .8rem; } .runs { grid-template-columns: minmax(0, 1fr); } }
 """.strip()
