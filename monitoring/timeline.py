@@ -16,7 +16,7 @@ from monitoring.trail import Life
 STEPS = 12  # that are shown, or fewer where their groups are more than
 GROUPS = 400
 LANES = 32  # of all generators together
-SLACK = 0.01  # seconds that two groups of one lane may overlap: clocks of two machines tell when one was handed in
+SLACK = 0.01  # seconds that two groups of one lane may seem to overlap: Redis tells milliseconds
 BEFORE = ("figures", "evaluate", "checkpoint", "wait", "claim")  # the order in which the learner goes through a step
 UPDATE = ("pack", "forward_backward", "optimizer", "figures")
 PHASES = ("wait", "claim", *UPDATE, "publish", "checkpoint", "evaluate", "publication")
@@ -129,17 +129,24 @@ def _latest(steps: Sequence[StepRecord], served: Sequence[Life]) -> Sequence[Ste
 
 
 def _lanes(lives: Iterable[Life]) -> list[Row]:
-    """Each group in the first lane of its generator that is free when it is claimed."""
-    lanes: dict[tuple[str, int], list[Span]] = {}
+    """Each group in the first lane of its generator that is free when it is claimed.
+
+    A generator counts until Redis' reply has reached it, after `published_at` and before it tells of the group:
+    by so much a group may have been claimed later, and is drawn later where the lane asks for it.
+    """
+    lanes: dict[str, list[list[Span]]] = {}
     for life in sorted(lives, key=_claimed):
-        name, spans = life.sampling.generator if life.sampling else "", list(of_group(life))
-        lane = 0
-        while taken := lanes.get((name, lane)):
-            if not spans or taken[-1].end <= spans[0].begin + SLACK:
-                break
-            lane += 1
-        lanes.setdefault((name, lane), []).extend(spans)
-    return [Row(name, tuple(spans), lane) for (name, lane), spans in sorted(lanes.items())]
+        spans = list(of_group(life))
+        if life.sampling is None or not spans:
+            continue
+        mine = lanes.setdefault(life.sampling.generator, [])
+        ends = [(max(0.0, taken[-1].end - spans[0].begin), lane) for lane, taken in enumerate(mine)]
+        late, lane = min(ends, default=(0.0, 0))
+        if not mine or late > max(SLACK, (life.sampled_at or 0.0) - (life.published_at or 0.0)):
+            late, lane = 0.0, len(mine)
+            mine.append([])
+        mine[lane] += [Span(span.name, span.begin + late, span.seconds) for span in spans]
+    return [Row(name, tuple(s), n) for name, mine in sorted(lanes.items()) for n, s in enumerate(mine)]
 
 
 def _fair(rows: Sequence[Row]) -> list[Row]:

@@ -102,6 +102,16 @@ def test_groups_in_hand_at_the_same_time_take_lanes_and_each_generator_has_its_o
         assert all(a.end <= b.begin + timeline.SLACK for a, b in pairwise(row.spans))
 
 
+def test_a_group_whose_reply_came_late_was_claimed_later_and_takes_no_lane_of_its_own(tmp_path: Path) -> None:
+    first, second = served(1, BEGAN + 65), served(2, BEGAN + 66.5)  # half a second too early for the first one's lane
+    late = [Told(BEGAN + 67.25, second[0].note), Told(BEGAN + 68, second[1].note)]
+    run = stepped(tmp_path)
+    (row,) = (row for row in Timeline.of(dossier(run, first, late)).rows if row.process == "host-1")
+    assert [span.begin for span in row.spans if span.name == "sample"] == [BEGAN + 63.25, BEGAN + 65.25]
+    prompt = [row for row in Timeline.of(dossier(run, first, second)).rows if row.process == "host-1"]
+    assert len(prompt) == 2, "it was told of at once: the two were in hand together"
+
+
 def test_the_window_is_the_latest_steps_without_the_start_of_the_engines(tmp_path: Path) -> None:
     run = stepped(tmp_path)
     line = Timeline.of(dossier(run, served(1, BEGAN + 20), served(2, BEGAN + 85)))
