@@ -131,13 +131,16 @@ def test_of_a_group_the_best_answers_come_first_and_what_is_left_out_is_counted(
     rewards = [n / 100 for n in range(20)]
     answers = [answer(f"answer {n}", reward=reward) for n, reward in enumerate(rewards)]
     answers[19] = answer(reward=1.0).model_copy(
-        update={"text": Excerpt(head="answer <19", left_out=12345, tail="its end>")}
+        update={"text": Excerpt(head="answer <19", left_out=12345, tail="<b>its end")}
     )
     shares = [SHARE.model_copy(update={"reward": one.reward}) for one in answers]
-    group = [sampling(*answers, ticket_id=A, answers_left_out=3), use(*shares, ticket_id=A, generator="host-1")]
+    group: list[Note] = [
+        sampling(*answers, ticket_id=A, answers_left_out=3),
+        use(*shares, ticket_id=A, generator="host-1"),
+    ]
     html = page([dossier(whole_run(tmp_path), *group)], 1.7e9)
     said = Seen(html).said
-    assert "answer <19 […12,345 characters left out…] its end>" in said
+    assert "answer <19 […12,345 characters left out…] <b>its end" in said
     shown = {int(n) for n in re.findall(r"answer <?(\d+)", said)}
     assert shown == {0, 1, 2, 3, 16, 17, 18, 19}
     assert said.index("answer <19") < said.index("answer 16") < said.index("answer 3")
