@@ -63,7 +63,11 @@ class StepTally:
         publish_seconds: float,
         curriculum: Mapping[str, Any],
     ) -> None:
-        """Write the line of a step and begin the next tally."""
+        """Write the line of a step and begin the next tally.
+
+        Its `phase_seconds` are the update's own; `loop_seconds` are those of what the learner did around it since the
+        step before: it waited, claimed, published, began a checkpoint.
+        """
         now = self._clock()
         samples = max(1, len(self._rewards))
         record: dict[str, Any] = {
@@ -82,6 +86,7 @@ class StepTally:
             "publish_seconds": publish_seconds,
             "buffer": buffer,
             "curriculum": curriculum,
+            "loop_seconds": {phase: round(seconds, 6) for phase, seconds in self._metrics.lap().items()},
             **dataclasses.asdict(stats),
         }
         self._write(record)

@@ -1,4 +1,4 @@
-"""The curves of a run, one chart a question: is it learning, how stale, how fast, who waits for whom, how long.
+"""The charts of a run, one a question: is it learning, how stale, how fast, who waits for whom, how long.
 
 Invariant: a chart of nothing says so and is drawn all the same; an axis has its unit. Refuses to know pages and files.
 """
@@ -6,6 +6,7 @@ Invariant: a chart of nothing says so and is drawn all the same; an axis has its
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Callable, Sequence
 from itertools import chain
 
@@ -13,13 +14,16 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from monitoring.dossier import Dossier
+from monitoring.gantt import gantt, height
 from monitoring.plot import EVAL, INK, REWARD, STALENESS, bare, step_of
 from monitoring.trail import Life
 
 GENERATOR, LEARNER, WAIT, OTHER, BAD = "#8e44ad", "#2563eb", "#d6d3d1", "#a3a3a3", "#c0392b"
 VERDICTS = {"trained": REWARD, "degenerate": OTHER, "stale": "#d97706", "failed": BAD}
+FEW = 30  # steps, whose points show
 LATEST = 60  # groups in the chart of who did what when
 Chart = Callable[[Axes, Dossier], None]
 
@@ -27,23 +31,28 @@ Chart = Callable[[Axes, Dossier], None]
 def reward(axes: Axes, run: Dossier) -> None:
     """Reward of all groups, held-out pass@1 with its standard error."""
     steps = run.progress.steps
-    axes.plot([r.step for r in steps], [r.reward for r in steps], color=REWARD, label="reward, all groups")
+    axes.plot(
+        [r.step for r in steps], [r.reward for r in steps], color=REWARD, marker=_point(run), label="reward, all groups"
+    )
     points = [r.eval for r in run.progress.evaluations if r.eval.pass_at_1 is not None] if steps else []
     if points:
         x, y = [step_of(e, run.progress) for e in points], [e.pass_at_1 or 0.0 for e in points]
         errors = [e.pass_at_1_error or 0.0 for e in points]
         axes.errorbar(x, y, yerr=errors, fmt="D", color=EVAL, capsize=3, label="held-out pass@1 ± 1 s.e.")
+    low, high = axes.get_ylim()
     axes.legend(frameon=False)
-    axes.set(title="Is it learning?", xlabel="optimizer step", ylabel="mean reward, pass@1")
+    limits = (min(0.0, low), max(1.05, high))  # the same for most runs, which stand side by side
+    axes.set(title="Is it learning?", xlabel="optimizer step", ylabel="mean reward, pass@1", ylim=limits)
 
 
 def staleness(axes: Axes, run: Dossier) -> None:
     """Of the tokens trained on, over the steps."""
     steps = run.progress.steps
-    axes.plot([r.step for r in steps], [r.staleness_max for r in steps], color=STALENESS, alpha=0.4, label="oldest")
-    axes.plot([r.step for r in steps], [r.staleness_mean for r in steps], color=STALENESS, label="mean")
+    x, look = [r.step for r in steps], {"color": STALENESS, "marker": _point(run)}
+    axes.plot(x, [r.staleness_max for r in steps], alpha=0.4, label="oldest", **look)  # type: ignore[arg-type]
+    axes.plot(x, [r.staleness_mean for r in steps], label="mean", **look)  # type: ignore[arg-type]
     axes.axhline(run.recipe.run.max_staleness, color=BAD, linestyle=":", label="allowed")
-    axes.legend(frameon=False)
+    _legend_above(axes, 3)
     axes.set(title="How stale?", xlabel="optimizer step", ylabel="versions")
 
 
@@ -63,7 +72,7 @@ def throughput(axes: Axes, run: Dossier) -> None:
         ("trained", LEARNER, [r.tokens for r in steps]),
     ):
         rates = [count / max(r.seconds, 1e-9) for count, r in zip(tokens, steps, strict=True)]
-        axes.plot([r.step for r in steps], rates, color=colour, label=name)
+        axes.plot([r.step for r in steps], rates, color=colour, marker=_point(run), label=name)
     axes.legend(frameon=False)
     axes.set(title="How fast?", xlabel="optimizer step", ylabel="completion tokens/s", ylim=(0, None))
 
@@ -74,7 +83,7 @@ def health(axes: Axes, run: Dossier) -> None:
     right = axes.twinx()
     for side, name, colour in ((axes, "ess", LEARNER), (right, "entropy", GENERATOR)):
         known = [(r.step, value) for r in steps if (value := getattr(r, name)) is not None]
-        side.plot([x for x, _ in known], [y for _, y in known], color=colour)
+        side.plot([x for x, _ in known], [y for _, y in known], color=colour, marker=_point(run))
         side.tick_params(axis="y", colors=colour)
     right.set_ylabel("entropy, nats", color=GENERATOR)
     axes.set(title="How far off the policy?", xlabel="optimizer step", ylim=(0, 1.05))
@@ -88,7 +97,7 @@ def verdicts(axes: Axes, run: Dossier) -> None:
         counts = [float(r.groups.get(name, 0)) for r in steps]
         axes.bar([r.step for r in steps], counts, bottom=below, color=colour, width=1.0, label=name)
         below = [a + b for a, b in zip(below, counts, strict=True)]
-    axes.legend(frameon=False, ncols=2, fontsize=8)
+    _legend_above(axes)
     axes.set(title="What became of groups?", xlabel="optimizer step", ylabel="groups")
 
 
@@ -98,17 +107,17 @@ def learner_time(axes: Axes, run: Dossier) -> None:
     parts = [
         ("waits for groups", WAIT, [r.wait_seconds for r in steps]),
         ("trains", LEARNER, [r.train_seconds or 0.0 for r in steps]),
-        ("waits to publish", "#f59e0b", [r.publish_seconds or 0.0 for r in steps]),
+        ("waits for a publication", "#f97316", [r.loop_seconds.get("publish", 0.0) for r in steps]),
     ]
     rest = [max(0.0, r.seconds - sum(p[2][i] for p in parts)) for i, r in enumerate(steps)]
     for name, colour, seconds in [*parts, ("the rest", OTHER, rest)]:
         axes.bar([r.step for r in steps], seconds, bottom=below, color=colour, width=1.0, label=name)
         below = [a + b for a, b in zip(below, seconds, strict=True)]
-    axes.legend(frameon=False, fontsize=8)
+    _legend_above(axes)
     axes.set(title="What did the learner wait for?", xlabel="optimizer step", ylabel="seconds a step")
 
 
-def gantt(axes: Axes, run: Dossier) -> None:
+def groups(axes: Axes, run: Dossier) -> None:
     """The latest groups from issue to verdict, in the order in which they were issued."""
     lives = [life for life in run.trail.lives if life.sampling is not None and life.used_at is not None][-LATEST:]
     lives.sort(key=lambda life: life.sampling.issued_at if life.sampling else 0.0)
@@ -121,7 +130,11 @@ def gantt(axes: Axes, run: Dossier) -> None:
             at += seconds
     _or_nothing(axes, lives, run)
     axes.invert_yaxis()
-    axes.set(title=f"Who waited for whom? The latest {len(lives)} groups", xlabel="seconds", ylabel="group")
+    axes.set(
+        title="From issue to verdict" + (f": the latest {len(lives)} groups" if lives else ""),
+        xlabel="seconds",
+        ylabel="group",
+    )
 
 
 def lengths(axes: Axes, run: Dossier) -> None:
@@ -139,14 +152,14 @@ def lengths(axes: Axes, run: Dossier) -> None:
 
 
 CHARTS: tuple[Chart, ...] = (
-    *(reward, staleness, throughput, health, ages, verdicts, learner_time, gantt, lengths),
+    *(reward, staleness, throughput, health, ages, verdicts, learner_time, groups, lengths),
 )  # fmt: skip
 
 
 def svg(chart: Chart, run: Dossier) -> bytes:
     """One chart; its texts stay texts, which whoever shows it has fonts for."""
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": chart.__name__}):
-        figure = Figure(figsize=(5.4, 3.4), layout="constrained")
+        figure = Figure(figsize=(11.0, height([run])) if chart is gantt else (5.4, 3.4), layout="constrained")
         FigureCanvasAgg(figure)
         _drawn(figure.subplots(), chart, run)
         out = io.BytesIO()
@@ -158,14 +171,18 @@ def png(runs: Sequence[Dossier]) -> bytes:
     """All charts of all runs, a column a run."""
     columns = max(len(runs), 1)
     across = 3 if columns == 1 else 1
-    rows = -(-len(CHARTS) // across)
-    figure = Figure(figsize=(5.4 * across * columns, 3.4 * rows), dpi=110, layout="constrained")
+    rows, tall = -(-len(CHARTS) // across), height(runs)
+    figure = Figure(figsize=(16.2 if columns == 1 else 8.1 * columns, 3.4 * rows + tall), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(rows, across * columns, squeeze=False)
+    parts = figure.add_gridspec(2, 1, height_ratios=[3.4 * rows, tall])
+    above, below = figure.add_subfigure(parts[0, 0]), figure.add_subfigure(parts[1, 0])  # each with its own margins
+    grid = above.subplots(rows, across * columns, squeeze=False)
+    wide = below.subplots(1, columns, squeeze=False)
     for column, run in enumerate(runs):
         for n, chart in enumerate(CHARTS):
             _drawn(grid[n // across][column + n % across], chart, run)
-    figure.suptitle(
+        _drawn(wide[0][column], gantt, run)
+    above.suptitle(
         " · ".join(f"{run.recipe.run.name}: {run.recipe.model_name}" for run in runs), color=INK, parse_math=False
     )
     out = io.BytesIO()
@@ -176,11 +193,30 @@ def png(runs: Sequence[Dossier]) -> bytes:
 def _drawn(axes: Axes, chart: Chart, run: Dossier) -> None:
     chart(axes, run)
     bare(axes)
+    if axes.get_xlabel() == "optimizer step":
+        low, high = axes.get_xlim()
+        axes.set_xlim(min(low, (low + high) / 2 - 1), max(high, (low + high) / 2 + 1))
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    if chart is gantt:
+        axes.grid(visible=False)
+
+
+def _point(run: Dossier) -> str:
+    """One step makes no line."""
+    return "." if len(run.progress.steps) <= FEW else ""
+
+
+def _legend_above(axes: Axes, columns: int = 2) -> None:
+    """Where there may be no corner free."""
+    axes.set_ylim(0, 1.3 * axes.get_ylim()[1])
+    axes.legend(frameon=False, ncols=columns, fontsize=8, loc="upper left")
 
 
 def _or_nothing(axes: Axes, lives: Sequence[Life], run: Dossier) -> None:
     if lives:
         axes.legend(frameon=False, fontsize=8)
     else:
-        why = run.without or "no group of it is in the audit log"
-        axes.text(0.5, 0.5, why[:60], ha="center", va="center", transform=axes.transAxes, color=INK, parse_math=False)
+        why = textwrap.fill(run.without or "no group of it is in the audit log", 44, max_lines=4)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, why, ha="center", va="center", transform=axes.transAxes, color=INK, parse_math=False)

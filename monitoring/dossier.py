@@ -52,7 +52,8 @@ class Dossier:
             fingerprint = read_object(raw) if isinstance(raw, bytes) else {}
         except Malformed:
             fingerprint = {}  # somebody else's; the report can do without
-        why = "" if trail.lives else "it is empty, or broker.audit_entries = 0"
+        off = recipe.broker.audit_entries == 0
+        why = "" if trail.lives else "broker.audit_entries = 0" if off else "the audit log is still empty"
         return Dossier(folder, recipe, progress, summary, trail, why, fingerprint)
 
     @property

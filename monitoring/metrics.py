@@ -90,7 +90,10 @@ class _Role(Standing):
         try:
             yield
         finally:
-            self._phases[name].inc(time.perf_counter() - started)
+            self._spend(name, time.perf_counter() - started)
+
+    def _spend(self, phase: str, seconds: float) -> None:
+        self._phases[phase].inc(seconds)
 
 
 class GeneratorMetrics(_Role):
@@ -327,6 +330,16 @@ class LearnerMetrics(_Role):
         for verdict in VERDICTS:
             if verdict != "evaluated":  # no verdict on a train group
                 self.verdicts.labels(verdict=verdict)
+        self._lap: dict[str, float] = {}
+
+    def lap(self) -> dict[str, float]:
+        """Seconds spent in each phase, those of `observe_step` aside, since this was last asked; those above 0."""
+        lap, self._lap = self._lap, {}
+        return lap
+
+    def _spend(self, phase: str, seconds: float) -> None:
+        super()._spend(phase, seconds)
+        self._lap[phase] = self._lap.get(phase, 0.0) + seconds
 
     def observe_settings(self, settings: Mapping[str, float]) -> None:
         """What the recipe says."""

@@ -14,20 +14,27 @@ from datetime import datetime
 from broker.audit import Answer, Excerpt, Share
 from monitoring.charts import CHARTS, svg
 from monitoring.dossier import Dossier, versions
+from monitoring.gantt import gantt
 from monitoring.life import visible
 from monitoring.progress import VERDICTS
+from monitoring.timeline import Timeline
 from monitoring.trail import Life
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #222; margin: 1.5rem; }
+body { font: 15px/1.45 system-ui, sans-serif; color: #222; margin: 1.5rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.15rem; margin: 1.6rem 0 .4rem; } h3 { font-size: 1rem; }
-.runs { display: grid; gap: 2rem; } .charts { display: flex; flex-wrap: wrap; gap: .5rem; }
-.charts img { width: min(100%, 33rem); } table { border-collapse: collapse; }
+th { overflow-wrap: normal; }
+.runs { display: grid; gap: 2rem; grid-template-columns: repeat(var(--runs), minmax(0, 1fr)); }
+.charts { display: grid; gap: .5rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
+.wide { overflow-x: auto; } img { display: block; width: 100%; } .wide img { min-width: 44rem; }
+table { border-collapse: collapse; } td.n { font-variant-numeric: tabular-nums; }
 th { text-align: left; font-weight: normal; color: #666; vertical-align: top; }
-td, th { padding: .1rem .9rem .1rem 0; } td.n { font-variant-numeric: tabular-nums; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f6f5f4; padding: .6rem .8rem; margin: .3rem 0; }
+td, th { padding: .1rem .9rem .1rem 0; }
+pre { white-space: pre-wrap; unicode-bidi: plaintext; }
+pre { background: #f6f5f4; padding: .6rem .8rem; margin: .3rem 0; max-height: 24rem; overflow-y: auto; }
 .good { border-left: 4px solid #1a7f5a; } .bad { border-left: 4px solid #c0392b; } .dim { color: #666; }
+@media (max-width: 50rem) { body { margin: .8rem; } .runs { grid-template-columns: minmax(0, 1fr); } }
 """.strip()
 ANSWERS = 8  # of a group, with their texts
 
@@ -35,7 +42,6 @@ ANSWERS = 8  # of a group, with their texts
 def page(runs: Sequence[Dossier], now: float) -> str:
     """The whole file."""
     title = ", ".join(run.recipe.run.name for run in runs)
-    columns = f"grid-template-columns: repeat({len(runs)}, minmax(0, 1fr))"
     return "\n".join(
         [
             "<!DOCTYPE html>",
@@ -43,7 +49,7 @@ def page(runs: Sequence[Dossier], now: float) -> str:
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
             '<meta name="viewport" content="width=device-width">',
             f"<title>Headrace: {text(title)}</title><style>{STYLE}</style></head><body>",
-            f'<div class="runs" style="{columns}">',
+            f'<div class="runs" style="--runs: {len(runs)}">',
             *(f"<main>{_run(run)}</main>" for run in runs),
             "</div>",
             f"<h2>Made with</h2>{_table(versions().items())}",
@@ -59,12 +65,15 @@ def text(said: object) -> str:
 
 
 def _run(run: Dossier) -> str:
+    line = Timeline.of(run)
     charts = "".join(_image(svg(chart, run), chart.__doc__ or "") for chart in CHARTS)
     return "\n".join(
         [
             f'<h1>{text(run.recipe.run.name)} <span class="dim">{text(run.recipe.model_name)}</span></h1>',
             _table(_figures(run)),
             f'<h2>Curves</h2><div class="charts">{charts}</div>',
+            f'<h2>Processes</h2><div class="wide">{_image(svg(gantt, run), gantt.__doc__ or "")}</div>',
+            f'<p class="dim">{text(" ".join((*line.notes, line.without)))}</p>',
             f"<h2>Completions</h2>{_completions(run)}",
             f"<h2>Recipe</h2><details><summary>as resolved</summary><pre>{text(run.recipe_text)}</pre></details>",
             _table((name, value) for name, value in run.fingerprint.items() if name in ("model", "tokenizer")),
@@ -82,8 +91,9 @@ def _figures(run: Dossier) -> Iterable[tuple[str, str]]:
     took = "" if s["minutes"] is None else f" in {s['minutes']:.1f} min"
     yield "optimizer steps", f"{s['steps']} of {s['steps_planned']}{took}; {s['outcome'] or 'not over'}"
     yield "reward, first and last 5 steps", f"{_figure(s['reward_first5'])} → {_figure(s['reward_last5'])}"
-    samples = f"{s['pass_at_1_start_samples']} and {s['pass_at_1_end_samples']} samples"
-    yield "held-out pass@1", f"{_figure(s['pass_at_1_start'])} → {_figure(s['pass_at_1_end'])} ({samples})"
+    counts = s["pass_at_1_start_samples"], s["pass_at_1_end_samples"]
+    of = f"{_figure(s['pass_at_1_start'])} → {_figure(s['pass_at_1_end'])} ({counts[0]} and {counts[1]} samples)"
+    yield "held-out pass@1", of if any(counts) else "not evaluated"
     yield (
         "staleness, versions",
         f"mean {_figure(s['staleness_mean'])}, max {s['staleness_max']} of {s['max_staleness']}",
@@ -120,7 +130,7 @@ def _group(word: str, life: Life) -> str:
         [
             f"<h3>{word}: {text(life.ticket_id)}, {text(life.verdict)}{step}{mean}</h3>",
             f"<pre>{_excerpt(told.prompt)}</pre>",
-            f'<p class="dim">gold answer: {_excerpt(told.gold)}</p>' if told.gold.head else "",
+            f'<p class="dim">gold answer: <bdi>{_excerpt(told.gold)}</bdi></p>' if told.gold.head else "",
             *(_answer(answer, share, life.reward or 0.0) for answer, share in shown),
             f'<p class="dim">{left} more</p>' if left else "",
         ]

@@ -16,6 +16,7 @@ Count = Annotated[int, Field(ge=0, lt=2**53)]
 Seconds = Annotated[float, Field(ge=-1e12, le=1e12)]  # clocks are set back at times
 Reward = Annotated[float, Field(ge=-1e40, le=1e40)]
 Known = Annotated[float | None, BeforeValidator(lambda value: value if _finite(value) else None)]
+Phases = Annotated[dict[Annotated[str, Field(max_length=64)], Annotated[Seconds, Field(ge=0)]], Field(max_length=32)]
 
 
 def _finite(value: object) -> bool:
@@ -49,6 +50,8 @@ class StepRecord(_Line):
     staleness_max: Count
     staleness_histogram: dict[Count, Count]
     covers: Annotated[int, Field(ge=1, lt=2**53)] = 1
+    loop_seconds: Phases = {}
+    phase_seconds: Phases = {}
     train_seconds: Known = None
     publish_seconds: Known = None
     ess: Known = None

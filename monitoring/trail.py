@@ -30,7 +30,8 @@ class Told:
 
 @dataclass(frozen=True)
 class Life:
-    """What is known of one group; `told_at` of the newest note on it, `used_at` of the learner's."""
+    """What is known of one group; `told_at` of the newest note on it, `sampled_at` of the generator's, `used_at` of the
+    learner's."""
 
     ticket_id: str
     sampling: Sampling | None
@@ -39,6 +40,7 @@ class Life:
     published_at: float | None = None
     used_at: float | None = None
     attempts: int = 0  # that generators told of
+    sampled_at: float | None = None
 
     @property
     def rewards(self) -> list[float]:
@@ -118,7 +120,7 @@ def _life(ticket_id: str, notes: list[Told]) -> Life:
     fitting = [s for s in samplings if use is None or _same(s[1], use)]
     sampled_at, sampling = fitting[-1] if fitting else (None, None)
     published_at = sampled_at if use is None else use.published_at
-    return Life(ticket_id, sampling, use, notes[-1].at, published_at, used_at, len(samplings))
+    return Life(ticket_id, sampling, use, notes[-1].at, published_at, used_at, len(samplings), sampled_at)
 
 
 def _same(sampling: Sampling, use: Use) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ def test_the_line_of_a_step_in_full(desk: Desk) -> None:
         "reward": 0.5, "samples": 2, "groups": {"trained": 1, "degenerate": 0, "stale": 0, "failed": 0},
         "completion_tokens": 6, "completion_length": 3.0, "truncated_fraction": 0.0,
         "seconds": 2.0, "wait_seconds": 0.75, "publish_seconds": 0.125, "curriculum": CURRICULUM, "buffer": 2,
+        "loop_seconds": {},
         "loss": -0.25, "grad_norm": 1.5, "learning_rate": 1e-5, "skipped": False, "tokens": 9, "padded_tokens": 20,
         "entropy": 2.0, "ess": 0.9, "ratio_mean": 1.1, "ratio_max": 3.0, "kl": 0.01, "clip_fraction": 0.0,
         "truncation_fraction": 0.1, "staleness_mean": 1.5, "staleness_max": 3, "staleness_histogram": {"0": 4, "3": 5},
@@ -146,3 +148,19 @@ def test_the_same_figures_are_metrics(desk: Desk) -> None:
     assert desk.metric("headrace_learner_staleness_versions_sum") == 15
     for verdict in ("trained", "degenerate", "failed"):
         assert desk.metric("headrace_learner_groups_total", verdict=verdict) == 1
+
+
+def test_what_the_learner_did_around_a_step_is_told_phase_by_phase_and_each_step_begins_anew(desk: Desk) -> None:
+    for phase in ("wait", "claim", "wait"):
+        with desk.metrics.phase(phase):
+            pass
+    first = desk.step(1, dataclasses.replace(STATS, phase_seconds={"pack": 0.5}))
+    with desk.metrics.phase("checkpoint"):
+        pass
+    second = desk.step(2)
+    assert set(first["loop_seconds"]) == {"wait", "claim"}
+    assert set(second["loop_seconds"]) == {"checkpoint"}
+    assert first["phase_seconds"] == {"pack": 0.5}
+    told = first["loop_seconds"]["wait"]
+    assert desk.metric("headrace_learner_phase_seconds_total", phase="wait") == pytest.approx(told, abs=1e-6)
+    assert desk.metric("headrace_learner_phase_seconds_total", phase="pack") == 0.5, "counted once"

@@ -47,6 +47,7 @@ def stats(ages: dict[int, int]) -> StepStats:
         staleness_max=max(ages),
         staleness_histogram=ages,
         train_seconds=4.0,
+        phase_seconds={"pack": 0.25, "forward_backward": 3.25, "optimizer": 0.5},
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import struct
 import subprocess
 import sys
@@ -82,7 +83,7 @@ def test_a_page_holds_figures_curves_texts_recipe_and_versions(tmp_path: Path) -
     ):
         assert part in seen.said, part
     images = seen.named("img")
-    assert len(images) == len(CHARTS)
+    assert len(images) == len(CHARTS) + 1
     for image in images:
         kind, _, data = (image["src"] or "").partition(";base64,")
         assert kind == "data:image/svg+xml"
@@ -114,7 +115,7 @@ def test_what_a_model_wrote_is_text_and_nothing_is_loaded(tmp_path: Path) -> Non
             "tr",
             "th",
         ),
-        *("td", "img", "pre", "p", "i", "details", "summary"),
+        *("td", "img", "pre", "p", "i", "bdi", "details", "summary"),
     }
     assert all((image["src"] or "").startswith("data:") for image in seen.named("img"))
     assert not [a for _, attributes in seen.tags for a in attributes if a.startswith("on") or a == "href"]
@@ -126,10 +127,37 @@ def test_what_a_model_wrote_is_text_and_nothing_is_loaded(tmp_path: Path) -> Non
     assert "script-src" not in policy
 
 
+def test_of_a_group_the_best_answers_come_first_and_what_is_left_out_is_counted(tmp_path: Path) -> None:
+    rewards = [n / 100 for n in range(20)]
+    answers = [answer(f"answer {n}", reward=reward) for n, reward in enumerate(rewards)]
+    answers[19] = answer(reward=1.0).model_copy(
+        update={"text": Excerpt(head="answer <19", left_out=12345, tail="<b>its end")}
+    )
+    shares = [SHARE.model_copy(update={"reward": one.reward}) for one in answers]
+    group: list[Note] = [
+        sampling(*answers, ticket_id=A, answers_left_out=3),
+        use(*shares, ticket_id=A, generator="host-1"),
+    ]
+    html = page([dossier(whole_run(tmp_path), *group)], 1.7e9)
+    said = Seen(html).said
+    assert "answer <19 […12,345 characters left out…] <b>its end" in said
+    shown = {int(n) for n in re.findall(r"answer <?(\d+)", said)}
+    assert shown == {0, 1, 2, 3, 16, 17, 18, 19}
+    assert said.index("answer <19") < said.index("answer 16") < said.index("answer 3")
+    assert "15 more" in said, "12 of its answers, and 3 that the log had no room for"
+    assert html.index('class="good"') < html.index("answer 16") < html.index('class="bad"') < html.index("answer 3")
+
+
+def test_what_is_shown_of_the_processes_says_what_is_not(tmp_path: Path) -> None:
+    run = whole_run(tmp_path)
+    assert "Generators: each group in hand takes a lane." in Seen(page([dossier(run, *notes())], 1.7e9)).said
+    assert "Generators: not on record, no Redis." in Seen(page([dossier(run, without="no Redis")], 1.7e9)).said
+
+
 def test_without_a_log_the_rest_is_there_and_says_why(tmp_path: Path) -> None:
     seen = Seen(page([dossier(whole_run(tmp_path), without="no Redis at 127.0.0.1:1")], 1.7e9))
     assert "No texts: no Redis at 127.0.0.1:1." in seen.said
-    assert len(seen.named("img")) == len(CHARTS)
+    assert len(seen.named("img")) == len(CHARTS) + 1
 
 
 @pytest.mark.parametrize("steps", [0, 1])
@@ -153,7 +181,8 @@ def test_several_runs_stand_side_by_side(tmp_path: Path) -> None:
     made = [dossier(run) for run in runs]
     seen = Seen(page(made, 1.7e9))
     assert len(seen.named("main")) == 2
-    assert "repeat(2," in str(seen.named("div")[0]["style"])
+    assert seen.named("div")[0]["style"] == "--runs: 2"
+    assert seen.said.index("one smollm2") < seen.said.index("other smollm2"), "in the order in which they are named"
     width, height = struct.unpack(">II", png(made)[16:24])
     assert height > width > struct.unpack(">II", png(made[:1])[16:24])[0] / 2
 
