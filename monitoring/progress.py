@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from monitoring.records import RECORD, Evaluation, EvaluationRecord, Figures, OutcomeRecord, Record, StepRecord
+from monitoring.tail import Tail
 
 __all__ = [
     "Evaluation",
@@ -168,28 +169,17 @@ class Progress(History):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self._path, self._offset, self.unreadable = path, 0, 0
+        self._tail, self.unreadable = Tail(path), 0
 
     def read(self) -> list[Record]:
         """The records that are new, in order; only new bytes are looked at."""
-        data = self._new_bytes()
-        self._offset += len(data)
-        new = [record for line in data.splitlines() if (record := self._parse(line))]
+        lines = self._tail.read()
+        if self._tail.begun_anew:  # the folder was, under our eyes
+            self.unreadable = 0
+            self._clear()
+        new = [record for line in lines if (record := self._parse(line))]
         self.add(new)
         return new
-
-    def _new_bytes(self) -> bytes:
-        """From where we are to the last newline."""
-        try:
-            with self._path.open("rb") as file:
-                if file.seek(0, 2) < self._offset:  # the folder was begun anew under our eyes
-                    self._offset = self.unreadable = 0
-                    self._clear()
-                file.seek(self._offset)
-                data = file.read()
-        except FileNotFoundError:
-            return b""
-        return data[: data.rfind(b"\n") + 1]
 
     def _parse(self, line: bytes) -> Record | None:
         try:

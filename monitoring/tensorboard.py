@@ -24,23 +24,24 @@ PLACES = {"time", "step", "steps"}  # where a record belongs, no figures of it
 
 
 class Events:
-    """Event files in `folder`, begun anew. Raises `Refused` without TensorBoard."""
+    """An event file in `folder`, begun anew. Raises `Refused` without TensorBoard."""
 
     def __init__(self, folder: Path) -> None:
         try:
-            from torch.utils.tensorboard import SummaryWriter
+            from tensorboard.compat.proto import event_pb2, summary_pb2
+            from tensorboard.summary.writer.event_file_writer import EventFileWriter
         except ImportError:
             raise Refused("TensorBoard is not installed", "pip install tensorboard") from None
+        self._of, self._summary, self._newest = event_pb2, summary_pb2.Summary, 0
         shutil.rmtree(folder, ignore_errors=True)
-        self._made, self._folder = SummaryWriter, folder
-        self._writer, self._newest = self._made(str(folder)), 0
+        self._writer = EventFileWriter(str(folder))
 
     def add(self, record: Mapping[str, Any]) -> None:
         """One line of steps.jsonl."""
         if "step" in record:
             if record["step"] <= self._newest:  # after a crash
-                self._writer.close()
-                self._writer = self._made(str(self._folder), purge_step=record["step"])
+                begins = self._of.SessionLog(status=self._of.SessionLog.START)
+                self._add(record["step"], record["time"], session_log=begins)
             self._newest = record["step"]
             self._scalars("", record, record["step"], record["time"])
         elif "eval" in record:
@@ -48,8 +49,11 @@ class Events:
             self._scalars(f"eval {figures['label']}/", figures, figures["policy_version"], record["time"])
 
     def _scalars(self, prefix: str, figures: Mapping[str, Any], step: int, at: float) -> None:
-        for name, value in numbers(figures):
-            self._writer.add_scalar(f"{prefix}{name}", value, step, walltime=at)
+        values = [self._summary.Value(tag=f"{prefix}{name}", simple_value=value) for name, value in numbers(figures)]
+        self._add(step, at, summary=self._summary(value=values))
+
+    def _add(self, step: int, at: float, **what: Any) -> None:
+        self._writer.add_event(self._of.Event(step=step, wall_time=at, **what))
 
     def flush(self) -> None:
         """To the disk."""

@@ -40,6 +40,8 @@ EXTRA: dict[str, set[str]] = {
     "producer/quiet_executor.py": {"vllm"},
     "producer/transformers_engine.py": {"torch"},
     "monitoring/grafana/build.py": {"grafana_foundation_sdk"},
+    "monitoring/grafana/canvas.py": {"PIL"},
+    "monitoring/tensorboard.py": {"tensorboard"},
     "deploy/prepare.py": {"torch", "transformers", "tokenizers", "huggingface_hub", "safetensors", "gguf"},
 }
 
