@@ -158,6 +158,7 @@ def _answer(raw: bytes) -> None:
 def _health(raw: bytes) -> None:
     health, _, metrics = raw.partition(b"\0")
     answer = decode(health, metrics, NOW)
+    assert answer.since is not None
     assert math.isfinite(answer.since)
     assert math.isfinite(answer.progressed)
     assert all(isinstance(value, float) for value in answer.figures.values())
