@@ -131,9 +131,11 @@ def _mean_reward(stretch: Stretch) -> str:
 
 
 def _evaluations(progress: History) -> Text:
-    start, latest = progress.evaluation("start") or progress.evaluation("first"), progress.evaluation()
+    start, latest = progress.evaluation("start"), progress.evaluation()
     if latest is None:
         return Text("no evaluation yet", ROUTINE)
+    if start is None and (first := progress.evaluation("first")) is not latest:
+        start = first  # that was seen
     text = Text()
     if start is not None:
         text.append(f"{start.label} ", ROUTINE).append_text(_evaluation(start))
