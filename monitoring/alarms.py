@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
 
 from broker.errors import Refused
-from monitoring.prometheus_api import Prometheus
+from monitoring.prometheus_api import Prometheus, RaisedAlert
 
 SEVERITIES = ("critical", "warning")
 OURS = ("headrace_", "headrace:")
@@ -51,24 +49,24 @@ class Alarms:
 def alarms_of(prometheus: Prometheus, run: str) -> Alarms:
     """The alerts of a run, and those of no run. Raises `Refused` if no Prometheus answers."""
     rules = prometheus.alert_rules()
-    if not any(word in rule["query"] for rule in rules for word in OURS):
+    if not any(word in rule.query for rule in rules for word in OURS):
         return Alarms(unknown="Prometheus has none of our rules")
     scraped = prometheus.now(f"up{{run={json.dumps(run)}}}")
     if not scraped:
         return Alarms(unknown="Prometheus does not scrape this run")
-    raised = [alert for rule in rules for alert in rule["alerts"] if alert["labels"].get("run", run) == run]
+    raised = [alert for rule in rules for alert in rule.alerts if alert.labels.get("run", run) == run]
     alerts = sorted((_alert(one) for one in raised), key=lambda alert: alert.rank)
     return Alarms(alerts, now=scraped[0].times[0])
 
 
-def _alert(raised: Mapping[str, Any]) -> Alert:
-    labels = raised["labels"]
+def _alert(raised: RaisedAlert) -> Alert:
+    labels = raised.labels
     alone = labels.get("job") in ("learner", "exporter")  # of which a run has one
     return Alert(
-        name=labels["alertname"],
+        name=labels.get("alertname", "?"),
         severity=labels.get("severity", ""),
-        since=datetime.fromisoformat(raised["activeAt"]).timestamp(),
-        pending=raised["state"] == "pending",
+        since=raised.since.timestamp(),
+        pending=raised.state == "pending",
         where="" if alone else labels.get("instance", ""),
     )
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from typing import Any
+from typing import Literal, TypeVar
 from urllib.parse import urlencode, urlsplit
+
+from pydantic import AwareDatetime, BaseModel, Field, TypeAdapter, ValidationError
 
 from broker.errors import Refused
 
@@ -37,6 +39,60 @@ class Series:
         return next((value for value in reversed(self.values) if math.isfinite(value)), None)
 
 
+class RaisedAlert(BaseModel):
+    """An alert that fires or is `pending`."""
+
+    labels: dict[str, str]
+    annotations: dict[str, str] = {}
+    state: str
+    since: AwareDatetime = Field(alias="activeAt")
+
+
+class AlertRule(BaseModel):
+    """A rule that can raise alerts: its expression, and those that it has raised."""
+
+    query: str
+    alerts: list[RaisedAlert]
+
+
+class _Group(BaseModel):
+    rules: list[AlertRule]
+
+
+class _Groups(BaseModel):
+    groups: list[_Group]
+
+
+class _Sample(BaseModel):
+    metric: dict[str, str]
+    value: tuple[float, float]
+
+
+class _Samples(BaseModel):
+    metric: dict[str, str]
+    values: list[tuple[float, float]]
+
+
+class _Vector(BaseModel):
+    resultType: Literal["vector"]
+    result: list[_Sample]
+
+
+class _Scalar(BaseModel):
+    resultType: Literal["scalar"]
+    result: tuple[float, float]
+
+
+class _Matrix(BaseModel):
+    resultType: Literal["matrix"]
+    result: list[_Samples]
+
+
+Shape = TypeVar("Shape")
+_INSTANT: TypeAdapter[_Vector | _Scalar] = TypeAdapter(_Vector | _Scalar)
+_MATRIX, _RULES, _VALUES = TypeAdapter(_Matrix), TypeAdapter(_Groups), TypeAdapter(list[str])
+
+
 @dataclass(frozen=True)
 class Prometheus:
     """One server, by its URL."""
@@ -46,35 +102,26 @@ class Prometheus:
 
     def range(self, expression: str, begin: float, end: float, step: float) -> list[Series]:
         """The expression at `begin`, `begin + step`, … `end`."""
-        found = self._get(
-            "query_range", {"query": expression, "start": f"{begin:.3f}", "end": f"{end:.3f}", "step": f"{step:g}"}
-        )
-        return [
-            Series(one["metric"], [float(t) for t, _ in one["values"]], [float(v) for _, v in one["values"]])
-            for one in found["result"]
-        ]
+        asked = {"query": expression, "start": f"{begin:.3f}", "end": f"{end:.3f}", "step": f"{step:g}"}
+        found = self._get(_MATRIX, "query_range", asked).result
+        return [Series(one.metric, [t for t, _ in one.values], [v for _, v in one.values]) for one in found]
 
     def now(self, expression: str) -> list[Series]:
         """The expression at this moment."""
-        return list(self._instant(self._get("query", {"query": expression})))
+        found = self._get(_INSTANT, "query", {"query": expression})
+        if isinstance(found, _Scalar):
+            return [Series({}, found.result[:1], found.result[1:])]
+        return [Series(one.metric, one.value[:1], one.value[1:]) for one in found.result]
 
     def label_values(self, label: str, match: str) -> list[str]:
         """Values of a label among the series that match."""
-        found = self._get(f"label/{label}/values", {"match[]": match})
-        return [str(value) for value in found]
+        return self._get(_VALUES, f"label/{label}/values", {"match[]": match})
 
-    def alert_rules(self) -> list[Any]:
+    def alert_rules(self) -> list[AlertRule]:
         """Every rule that can raise an alert, with the alerts that it has raised."""
-        return [rule for group in self._get("rules", {"type": "alert"})["groups"] for rule in group["rules"]]
+        return [rule for group in self._get(_RULES, "rules", {"type": "alert"}).groups for rule in group.rules]
 
-    @staticmethod
-    def _instant(found: Any) -> Iterator[Series]:
-        if found["resultType"] == "scalar":
-            found = {"result": [{"metric": {}, "value": found["result"]}]}
-        for one in found["result"]:
-            yield Series(one["metric"], [float(one["value"][0])], [float(one["value"][1])])
-
-    def _get(self, path: str, parameters: Mapping[str, str]) -> Any:
+    def _get(self, shape: TypeAdapter[Shape], path: str, parameters: Mapping[str, str]) -> Shape:
         where = urlsplit(self.url)
         kind = HTTPSConnection if where.scheme == "https" else HTTPConnection
         connection = kind(where.hostname or "", where.port, timeout=self.timeout)
@@ -89,4 +136,7 @@ class Prometheus:
             connection.close()
         if answer["status"] != "success":
             raise Refused(f"Prometheus refuses {parameters.get('query', path)}", str(answer.get("error")))
-        return answer["data"]
+        try:
+            return shape.validate_python(answer.get("data"))
+        except ValidationError:
+            raise Refused(f"{self.url} answers as no Prometheus does", "see that the address is right") from None

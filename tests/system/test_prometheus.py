@@ -69,8 +69,8 @@ class Hurried:
 
     def firing(self) -> dict[str, Any]:
         """Alerts that fire, by name, with their annotations."""
-        raised = [alert for rule in self.asked.alert_rules() for alert in rule["alerts"]]
-        return {a["labels"]["alertname"]: a["annotations"] for a in raised if a["state"] == "firing"}
+        raised = [alert for rule in self.asked.alert_rules() for alert in rule.alerts]
+        return {alert.labels["alertname"]: alert.annotations for alert in raised if alert.state == "firing"}
 
     def wait(self, *, fires: tuple[str, ...] = (), quiet: tuple[str, ...] = ()) -> dict[str, Any]:
         """Until the one fire and the other do not."""
