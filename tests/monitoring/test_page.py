@@ -95,7 +95,7 @@ def test_what_a_model_wrote_is_text_and_nothing_is_loaded(tmp_path: Path) -> Non
     run = whole_run(tmp_path)
     run.folder.recipe.write_text(run.folder.recipe.read_text() + f"# {NASTY}\n".replace("\x1b", ""))
     told = sampling(answer(NASTY, failed=NASTY, components={NASTY[:60]: 1.0}), ticket_id=A, gold=Excerpt.of(NASTY))
-    more = [told, use(SHARE, ticket_id=A, generator="host-1")]
+    more: list[Note] = [told, use(SHARE, ticket_id=A, generator="host-1")]
     html = page([dossier(run, *more, *notes(NASTY)[2:], without=NASTY, fingerprint={"model": NASTY})], 1.7e9)
     seen = Seen(html)
     assert not seen.named("script")
