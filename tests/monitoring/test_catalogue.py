@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,12 @@ import pytest
 from broker.ledger import Balance
 from broker.schema import KINDS
 from monitoring.catalogue import VLLM, catalogue
+from monitoring.hearsay import PROCESS, RATES
 from monitoring.metrics import ExporterMetrics
+from monitoring.points import NAMES, PREFIX
 from monitoring.reading import Reading, Stream
 from monitoring.register import Described
+from monitoring.watch import GENERATOR_COUNTERS
 from tests.monitoring.test_metrics import generator, learner
 from tests.system.pipeline import ROOT
 
@@ -76,3 +80,18 @@ def test_it_can_be_printed() -> None:
     lines = done.stdout.splitlines()
     assert len(lines) == len(catalogue()) + len(VLLM)
     assert "headrace_learner_groups_total{verdict}  (counter)  Groups by verdict." in lines
+
+
+def test_what_the_terminal_view_asks_for_exists() -> None:
+    series = {name: one for one in catalogue() for name in one.series}
+    for name, label in NAMES.items():
+        assert label in ("", "le", *series[f"{PREFIX}{name}"].labels)
+    asked = {f"headrace_generator_{name}" for name in RATES} | {f"headrace_{name}" for name in GENERATOR_COUNTERS}
+    asked |= {f"headrace_{role}_{name}" for role in ("learner", "generator") for name in PROCESS}
+    only = {f"headrace_learner_{name}" for name in ("slots", "in_flight_groups")}  # what a generator alone has
+    for file in ("panel", "sides", "lines", "watch", "afar", "hearsay", "sight"):
+        source = (ROOT / "monitoring" / f"{file}.py").read_text()
+        asked |= {f"headrace_{name}" for name in re.findall(r'figure\("(\w+)"\)', source)}
+        asked |= set(re.findall(r"headrace_(?:learner|generator|run|ledger|redis|exporter)_[a-z_]*[a-z]\b", source))
+    assert len(asked) > 15
+    assert asked - only <= series.keys()

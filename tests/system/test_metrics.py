@@ -104,7 +104,7 @@ def test_every_metric_of_the_catalogue_is_set_by_a_run(tmp_path: Path, taught: P
         run.generator()
         run.start("monitoring.exporter", "exporter")
         try:
-            wait_until(lambda: not missing(), "every metric has been set", 60)
+            wait_until(lambda: not missing(), "every metric has been set", 150)
         except AssertionError:
             raise AssertionError(f"never set: {sorted(missing())}\n{run.log('learner')[-2000:]}") from None
     known = {name for one in catalogue() for name in one.series}
