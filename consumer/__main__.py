@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,6 +49,17 @@ def fill_version(model: PolicyModel, source: Path, folder: Path, snapshot: dict[
     """A policy version is a model directory any library can load: weights, configuration, the tokenizer's bytes."""
     model.write(folder, snapshot)
     copy_tokenizer_files(source, folder)
+
+
+def write_final(folder: Path, source: Path, trainer: Trainer) -> None:
+    """The run's last word: its model appears whole or not at all, for its presence says that the run is over."""
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    fill_version(trainer.model, source, unfinished, trainer.snapshot("whole"))
+    if trainer.model.lora:
+        trainer.model.write(unfinished / "adapter", trainer.snapshot("adapter"))
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
 
 
 def build(recipe: ProcessRecipe, metrics: LearnerMetrics, ranks: Ranks) -> Learner:
@@ -135,10 +147,8 @@ def finish(recipe: ProcessRecipe, metrics: LearnerMetrics, ranks: Ranks) -> bool
         gc.collect()  # a learner holds itself in cycles: its weights must be gone before the next one loads its own
         torch.cuda.empty_cache()
         return False
-    final, trainer = RunFolder.of(recipe.run).model, learner.trainer
-    fill_version(trainer.model, Path(recipe.run.model), final, trainer.snapshot("whole"))
-    if trainer.model.lora:
-        trainer.model.write(final / "adapter", trainer.snapshot("adapter"))
+    trainer = learner.trainer
+    write_final(RunFolder.of(recipe.run).model, Path(recipe.run.model), trainer)
     dismiss(ranks, for_good=True)
     reached("learner.ended")
     learner.client.set(learner.keys.finished, outcome)

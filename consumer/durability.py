@@ -58,6 +58,8 @@ class Durability:
         """The learner stands on this durable checkpoint."""
         self.begun = self.durable = found.step
         self.named = found.settled.named_versions()
+        self.metrics.checkpoint_step.set(found.step)
+        self.metrics.step.set(found.step)
 
     @property
     def due(self) -> bool:

@@ -10,6 +10,7 @@ embedding that is a table of its own; attention's scores are left out, so long s
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ PEAKS = {
     "A100": 312e12,
     "A10G": 70e12,
     "L40S": 362e12,
+    "L40": 181e12,
     "L4": 121e12,
     "RTX 4090": 165e12,
     "RTX 3090": 71e12,
@@ -84,4 +86,4 @@ def peak(device: torch.device, *, bfloat16: bool) -> float | None:
 
 def peak_of(name: str) -> float | None:
     """Of a device that torch calls so."""
-    return next((flops for known, flops in PEAKS.items() if known in name), None)
+    return next((flops for known, flops in PEAKS.items() if re.search(rf"\b{known}\b", name)), None)

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from broker.files import disk_full
 from broker.ledger import Verdict
 from broker.schema import RolloutGroup
 from consumer.figures import StepStats
 from monitoring.metrics import LearnerMetrics
+
+MOST_UNWRITTEN = 1000  # lines that wait for room on the disk
 
 
 class StepTally:
@@ -27,6 +31,7 @@ class StepTally:
         self._path, self._steps, self._metrics, self._clock = path, steps, metrics, clock
         path.parent.mkdir(parents=True, exist_ok=True)
         self._since = clock()
+        self._unwritten: list[str] = []
         self._reset()
 
     def _reset(self) -> None:
@@ -108,5 +113,19 @@ class StepTally:
         self._write({"time": self._clock(), "outcome": outcome, "groups": dict(groups)})
 
     def _write(self, record: dict[str, Any]) -> None:
-        with self._path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        """A disk without room ends no run: what it refuses is kept, the newest lines of it, for the next attempt."""
+        self._unwritten.append(json.dumps(record) + "\n")
+        del self._unwritten[:-MOST_UNWRITTEN]
+        rest = "".join(self._unwritten).encode()
+        with self._path.open("ab", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            try:
+                while rest:
+                    rest = rest[file.write(rest) :]
+            except OSError as error:
+                if not disk_full(error):
+                    raise
+                if file.seek(0, os.SEEK_END) > end:  # no half of a line for the next one to be glued to
+                    file.truncate(end)
+                return
+        self._unwritten.clear()

@@ -100,7 +100,7 @@ def export(exporter: Exporter, seconds: float, signals: Signals) -> None:
     while True:
         began = time.monotonic()
         exporter.look()
-        took = time.monotonic() - began if exporter.metrics.reading is not None else 0.0
+        took = time.monotonic() - began  # also of a look that came to nothing: Redis may be at it still
         if signals.wait(max(seconds, took / LARGEST_SHARE)):
             return
 

@@ -146,7 +146,7 @@ class Questions:
     def _finished(self) -> bool:
         """The exporter says so, or said so last where it has gone."""
         said = self._now("headrace_run_finished")
-        if not said:
+        if not said and not self._now("headrace_learner_step"):  # a learner that is up may be a later one
             said = self.prometheus.now(f"last_over_time(headrace_run_finished{{{self._of}}}[{DAYS}d])")
         return bool(said) and all(one.values[0] == 1 for one in said)
 

@@ -22,7 +22,7 @@ from monitoring.standing import WAITING, Standing
 
 LENGTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 MOST_LABELS = 64  # tasks, levels and components that have a series of their own
-SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
+SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10000)
 TICKET_EVENTS = ("claimed", "published", "late", "lost", "handed_back", "failed")
 
 
@@ -253,7 +253,10 @@ class LearnerMetrics(_Role):
     def _show(self, r: Register) -> None:
         self.policy_version, self.audit_lost = self._held_version(r), self._audit_lost(r)
         self.gauges = {name: r.gauge(f"headrace_learner_{name}", text) for name, text in self.GAUGES.items()}
+        for gauge in self.gauges.values():
+            gauge.set(math.nan)  # 0 would be said of steps that nobody has taken
         self.buffer = self.gauges["buffer"]
+        self.buffer.set(0)
         self.mismatch = r.gauge(
             "headrace_learner_mismatch",
             "KL(μ‖π) (k3) at the start of the batch of the tokens of each staleness, nats a token.",

@@ -124,7 +124,10 @@ class Prometheus:
     def _get(self, shape: TypeAdapter[Shape], path: str, parameters: Mapping[str, str]) -> Shape:
         where = urlsplit(self.url)
         kind = HTTPSConnection if where.scheme == "https" else HTTPConnection
-        connection = kind(where.hostname or "", where.port, timeout=self.timeout)
+        try:
+            connection = kind(where.hostname or "", where.port, timeout=self.timeout)
+        except ValueError as error:
+            raise Refused(f"{self.url} is no address: {error}", "name one such as http://127.0.0.1:9090") from None
         try:
             connection.request("GET", f"{where.path.rstrip('/')}/api/v1/{path}?{urlencode(parameters)}")
             answer = json.loads(connection.getresponse().read())

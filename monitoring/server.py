@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -39,10 +40,13 @@ class Server:
             return
 
         class Handler(BaseHTTPRequestHandler):
+            timeout = 10.0  # seconds: who says nothing for so long keeps no thread
+
             def do_GET(self) -> None:  # the name is the base class's
-                if self.path == "/metrics":
+                path = urlsplit(self.path).path
+                if path == "/metrics":
                     self._answer(CONTENT_TYPE_LATEST, generate_latest(metrics.registry))
-                elif self.path == "/healthz":
+                elif path == "/healthz":
                     state = health()
                     status = 200 if state.get("healthy", True) else 503
                     self._answer("application/json", json.dumps(state).encode(), status)

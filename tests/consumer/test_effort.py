@@ -61,6 +61,8 @@ def test_a_frozen_weight_costs_no_gradient_of_its_own() -> None:
         ("NVIDIA A100-SXM4-80GB", 312e12),
         ("NVIDIA L40S", 362e12),
         ("NVIDIA L4", 121e12),
+        ("NVIDIA L40", 181e12),
+        ("NVIDIA GeForce RTX 3090 Ti", 71e12),
         ("somebody's accelerator", None),
     ],
 )

@@ -164,3 +164,12 @@ def test_what_the_learner_did_around_a_step_is_told_phase_by_phase_and_each_step
     told = first["loop_seconds"]["wait"]
     assert desk.metric("headrace_learner_phase_seconds_total", phase="wait") == pytest.approx(told, abs=1e-6)
     assert desk.metric("headrace_learner_phase_seconds_total", phase="pack") == 0.5, "counted once"
+
+
+def test_a_disk_without_room_ends_nothing_and_loses_no_line(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.path.symlink_to("/dev/full")
+    for step in (1, 2):
+        desk.tally.step(STATS, step=step, version=step, buffer=2, publish_seconds=0.125, curriculum=CURRICULUM)
+    desk.path.unlink()
+    assert [line["step"] for line in (desk.step(3), *desk.lines())] == [3, 1, 2, 3]
