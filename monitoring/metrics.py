@@ -311,6 +311,7 @@ class LearnerMetrics(_Role):
             "headrace_learner_rebuilds_total", "Times the books were made anew from a checkpoint."
         )
         self.pass_at_1 = r.gauge("headrace_learner_eval_pass_at_1", "Held-out pass@1 of the last evaluation.")
+        self.pass_at_1.set(math.nan)
         self.pass_at = r.gauge("headrace_learner_eval_pass_at", "Held-out pass@k of the last evaluation.", "k")
         self.majority_at = r.gauge(
             "headrace_learner_eval_majority_at", "How often most of k held-out answers are right.", "k"
