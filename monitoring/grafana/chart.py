@@ -95,3 +95,9 @@ def unsettled() -> str:
     """Train tickets that may be without a verdict: in play, and trained on since the last checkpoint."""
     awaiting = "sum(headrace_learner_step - headrace_learner_checkpoint_step)"
     return f"sum({setting('capacity')}) + sum({setting('groups_per_step')}) * {awaiting}"
+
+
+def under_way() -> str:
+    """Shares of the generators' phases: of what is under way, as a long phase is counted only once it is over."""
+    counted = "avg_over_time(headrace_generator_in_phase[$window])"
+    return f"sum by (phase) ({counted}) / ignoring (phase) group_left () sum({counted})"

@@ -18,7 +18,7 @@ from monitoring.grafana.chart import (
     buckets,
     mean,
     quantile,
-    share,
+    under_way,
 )
 
 ROLLOUTS = "sum(rate(headrace_generator_rollouts_total[$window]))"
@@ -58,7 +58,7 @@ SPEED = [
         "Share of each phase in all that tickets in hand and free slots went through. Much `wait_ticket`: generators "
         "are idle. Much `wait_version`: weights come late. Much `verify`: raise generator.verifier_workers.",
         SHARE,
-        {"{{phase}}": share("headrace_generator_phase_seconds_total", "phase")},
+        {"{{phase}}": under_way()},
         "stack",
         high=1.0,
     ),

@@ -24,6 +24,7 @@ from monitoring.grafana.chart import (
     quantile,
     setting,
     share,
+    under_way,
     unsettled,
 )
 
@@ -210,7 +211,7 @@ WAITING = [
         "Share of each phase in all that tickets in hand and free slots went through. Much waiting for tickets: "
         "capacity is too small or the learner too slow. Much `verify`: raise generator.verifier_workers.",
         SHARE,
-        {"{{phase}}": share("headrace_generator_phase_seconds_total", "phase")},
+        {"{{phase}}": under_way()},
         "stack",
         high=1.0,
     ),

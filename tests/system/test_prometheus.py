@@ -35,7 +35,7 @@ def hurried(rules: str) -> str:
     rules = re.sub(r"\[\d+[mh]\]", f"[{WINDOW}s]", rules)
     rules = re.sub(r"for: \d+m", "for: 0s", rules)
     assert "> 900\n" in rules or "NoStep" not in rules
-    return rules.replace("> 900\n", "> 4\n")
+    return rules.replace("> 900\n", "> 4\n").replace("> 200)", "> 0)")
 
 
 class Hurried:
