@@ -68,7 +68,10 @@ def absence(client: redis.Redis, keys: Keys, wanted: str) -> Refused:
     waiting: Any = client.hgetall(keys.unsettled("train"))
     open_tickets = {ticket.decode("utf-8", "replace") for ticket in waiting}
     if any(ticket.startswith(raw) or (number is not None and number_of(ticket) == number) for ticket in open_tickets):
-        return Refused(f"the group of ticket {name} is not there yet", "`make ledger` shows where tickets are")
+        return Refused(
+            f"nobody has told of the group of ticket {name}, which is not settled yet",
+            "`make ledger` shows where it is",
+        )
     if number is not None and number >= issued:
         return Refused(f"the run {keys.run} has issued no ticket {name}, so far {issued} of them")
     if number is not None:

@@ -100,7 +100,8 @@ def _rows(life: Life) -> Iterator[tuple[str, str]]:
     if life.phases:
         yield "took", ", ".join(f"{_seconds(seconds)} {name}" for name, seconds in life.phases)
     if life.attempts > 1:
-        yield "attempts", f"{life.attempts} generators told of this ticket; this is the one that counted"
+        which = "this is the one that counted" if use is not None and use.generator else "this is the latest"
+        yield "attempts", f"{life.attempts} generators told of this ticket; {which}"
 
 
 def _verdict(life: Life) -> str:

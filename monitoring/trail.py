@@ -124,8 +124,8 @@ def _life(ticket_id: str, notes: list[Told]) -> Life:
 
 
 def _same(sampling: Sampling, use: Use) -> bool:
-    """Of the same attempt: no two took equally long to the last bit."""
-    return (sampling.generator, sampling.sample_seconds) == (use.generator, use.sample_seconds)
+    """Of the same attempt: no two took equally long to the last bit. What could not be read does not say of which."""
+    return not use.generator or (sampling.generator, sampling.sample_seconds) == (use.generator, use.sample_seconds)
 
 
 def _time(entry_id: bytes) -> float:

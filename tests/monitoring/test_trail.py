@@ -58,6 +58,12 @@ def test_a_late_copy_s_texts_are_not_shown_beside_another_s_numbers() -> None:
     assert (life.sampling, life.attempts) == (None, 1)
 
 
+def test_a_group_that_could_not_be_read_has_what_was_told_of_it_beside_its_reason() -> None:
+    unread = Use(ticket_id=A, verdict="failed", reason="not msgpack", published_at=99.0, step=1, version=1)
+    (life,) = joined(told(of(A, 0.0), of(A, 1.0), unread))
+    assert (life.sampling, life.use, life.attempts) == (of(A, 1.0), unread, 2)
+
+
 def test_after_a_rollback_the_last_verdict_counts() -> None:
     again = of(A, 1.0, 0.0).model_copy(update={"sample_seconds": 2.5})
     verdicts = used(A, 0.0, 1.0, step=7), used(A, 1.0, 0.0, step=4, sample_seconds=2.5)
