@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -43,10 +42,9 @@ class Server:
             timeout = 10.0  # seconds: who says nothing for so long keeps no thread
 
             def do_GET(self) -> None:  # the name is the base class's
-                path = urlsplit(self.path).path
-                if path == "/metrics":
+                if self.path == "/metrics":
                     self._answer(CONTENT_TYPE_LATEST, generate_latest(metrics.registry))
-                elif path == "/healthz":
+                elif self.path == "/healthz":
                     state = health()
                     status = 200 if state.get("healthy", True) else 503
                     self._answer("application/json", json.dumps(state).encode(), status)

@@ -28,6 +28,7 @@ def test_alerts_of_the_run_are_told_the_most_urgent_first_and_those_of_others_ar
     learner, other, generator = LearnerMetrics(), LearnerMetrics(), GeneratorMetrics()
     learner.last_step.set(1e9)  # a long time ago
     other.last_step.set(2e9)
+    learner.gauges["ess"].set(0.1)
     other.gauges["ess"].set(1.0)
     with served(learner) as one, served(other) as two, served(generator) as three:
         where = f"127.0.0.1:{three.port}"
