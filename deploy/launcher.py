@@ -125,9 +125,8 @@ class Launcher:
         return [sys.executable, *learner(self.recipe)]
 
     def _generator(self, number: int) -> Child:
-        port = self.recipe.monitoring.generator_port
         drain = min(self.recipe.generator.drain_seconds, GENERATOR_DRAIN_SECONDS)
-        flags = ["--monitoring.generator_port", str(port + number if port else 0)]
+        flags = ["--monitoring.generator_port", str(self.recipe.monitoring.port_of(number))]
         flags += ["--generator.drain_seconds", str(drain)]
         command = [*PYTHON_MODULE, "producer", str(self.folder.recipe), *flags]
         return Child(f"generator {number}", command, self.folder.log(f"generator-{number}"), self.environment)

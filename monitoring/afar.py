@@ -7,7 +7,6 @@ while one of its processes has answered of late. Refuses to know screens.
 from __future__ import annotations
 
 import queue
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +15,7 @@ from broker.errors import Refused
 from monitoring.hearsay import Questions, Reply
 from monitoring.progress import History, Record
 from monitoring.prometheus_api import Prometheus
+from monitoring.rounds import Rounds
 from monitoring.sight import Sight
 
 EVERY_SECONDS = 2.0
@@ -40,22 +40,22 @@ def chosen(prometheus: Prometheus, run: str | None) -> str:
     return found[0]
 
 
-class Afar:
+class Afar(Rounds):
     """Looks at one run whenever it is asked to."""
 
+    title, pause = "afar", EVERY_SECONDS
+
     def __init__(self, questions: Questions, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
         self._questions, self._clock = questions, clock
         self.progress = History()
         self._replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
         self._last: Reply | None = None
-        self._stopping = threading.Event()
-        threading.Thread(target=self._loop, name="afar", daemon=True).start()
+        self.start()
 
-    def _loop(self) -> None:
-        while not self._stopping.is_set():
-            with suppress(Refused):  # whoever looks sees for how long, and we ask again
-                self._replies.put(self._questions.ask())
-            self._stopping.wait(EVERY_SECONDS)
+    def _round(self) -> None:
+        with suppress(Refused):  # whoever looks sees for how long, and we ask again
+            self._replies.put(self._questions.ask())
 
     @property
     def undecided(self) -> bool:
@@ -96,8 +96,8 @@ class Afar:
         )
 
     def close(self) -> None:
-        """Ask no more."""
-        self._stopping.set()
+        """As of a `Watch`."""
+        self.stop()
 
     def _began(self) -> float | None:
         """Known if the first step was seen."""

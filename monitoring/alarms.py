@@ -7,12 +7,12 @@ Refuses to know what an alert means.
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from broker.errors import Refused
 from monitoring.prometheus_api import Prometheus, RaisedAlert
+from monitoring.rounds import Rounds
 
 SEVERITIES = ("critical", "warning")
 OURS = ("headrace_", "headrace:")
@@ -71,27 +71,18 @@ def _alert(raised: RaisedAlert) -> Alert:
     )
 
 
-class Alarm:
-    """Asks for them again and again, on a daemon thread that nobody has to wait for; a port of 0 is nobody to ask."""
+class Alarm(Rounds):
+    """Asks for them."""
+
+    title, pause = "alarms", EVERY_SECONDS
 
     def __init__(self, host: str, port: int, run: str) -> None:
+        super().__init__()
         self._prometheus, self._port, self._run = Prometheus(f"http://{host}:{port}", TIMEOUT_SECONDS), port, run
         self.said: Alarms | None = None  # before the first answer
-        self._stopping = threading.Event()
 
-    def start(self) -> Alarm:
-        """Begin to ask."""
-        threading.Thread(target=self._loop, name="alarms", daemon=True).start()
-        return self
-
-    def stop(self) -> None:
-        """Ask no more."""
-        self._stopping.set()
-
-    def _loop(self) -> None:
-        while not self._stopping.is_set():
-            self.said = self._ask()
-            self._stopping.wait(EVERY_SECONDS)
+    def _round(self) -> None:
+        self.said = self._ask()
 
     def _ask(self) -> Alarms:
         try:

@@ -6,7 +6,6 @@ Refuses to know which run the processes belong to, and what their figures mean.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from broker.documents import read_object
 from broker.errors import Malformed
+from monitoring.rounds import Rounds
 
 EVERY_SECONDS = 2.0
 TIMEOUT_SECONDS = 1.5
@@ -130,26 +130,17 @@ class Endpoint:
             self.answer = answer
 
 
-class Endpoints:
-    """All processes of a run, asked in turn on a daemon thread that nobody has to wait for."""
+class Endpoints(Rounds):
+    """All processes of a run, asked in turn."""
+
+    title, pause = "endpoints", EVERY_SECONDS
 
     def __init__(self, endpoints: Sequence[Endpoint]) -> None:
+        super().__init__()
         self.all = [endpoint for endpoint in endpoints if endpoint.port]
         self.rounds = 0
-        self._stopping = threading.Event()
 
-    def start(self) -> Endpoints:
-        """Begin to ask."""
-        threading.Thread(target=self._loop, name="endpoints", daemon=True).start()
-        return self
-
-    def stop(self) -> None:
-        """Ask no more."""
-        self._stopping.set()
-
-    def _loop(self) -> None:
-        while not self._stopping.is_set():
-            for endpoint in self.all:
-                endpoint.ask()
-            self.rounds += 1
-            self._stopping.wait(EVERY_SECONDS)
+    def _round(self) -> None:
+        for endpoint in self.all:
+            endpoint.ask()
+        self.rounds += 1

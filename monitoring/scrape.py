@@ -45,7 +45,7 @@ def targets(recipe: ViewRecipe) -> list[dict[str, Any]]:
 
     found = [*of("learner", settings.learner_port), *of("exporter", settings.exporter_port)]
     for number in range(recipe.generator.count):
-        found += of("generator", settings.generator_port and settings.generator_port + number)
+        found += of("generator", settings.port_of(number))
     return found
 
 

@@ -23,3 +23,7 @@ class MonitoringSettings(Section):
         ge=0,
         description="without progress for this long `/healthz` answers 503: above the longest step; 0: never",
     )
+
+    def port_of(self, generator: int) -> int:
+        """Where the generator of this number serves; 0 where endpoints are off."""
+        return self.generator_port + generator if self.generator_port else 0

@@ -41,10 +41,8 @@ class Watch:
     def _observe(self) -> None:
         settings = self.recipe.monitoring
         self._learner = Endpoint(settings.host, settings.learner_port)
-        port = settings.generator_port
         self._generators = [
-            Endpoint(settings.host, port + i if port else 0, GENERATOR_COUNTERS)
-            for i in range(self.recipe.generator.count)
+            Endpoint(settings.host, settings.port_of(i), GENERATOR_COUNTERS) for i in range(self.recipe.generator.count)
         ]
         self._endpoints = Endpoints([self._learner, *self._generators]).start()
         self._alarm = Alarm(HOST, settings.prometheus_port, self.recipe.run.name).start()

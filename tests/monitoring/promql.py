@@ -1,12 +1,16 @@
-"""What a PromQL expression names, by its words alone. Refuses to know whether it parses: promtool does."""
+"""What a PromQL expression names, by its words alone, and what there is to name. Whether it parses promtool knows."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
+from monitoring.catalogue import VLLM, catalogue
+
 STRINGS = re.compile(r'"[^"]*"|\'[^\']*\'')
 NAME = re.compile(r"(?<![\w:])(?:headrace_\w+|headrace:[\w:]+|vllm:\w+)")
+OURS = {series: one.kind for one in catalogue() for series in one.series}
+OF_VLLM = {series: one.kind for one in VLLM for series in one.series}
 OF_COUNTERS = ("rate", "irate", "increase", "resets")
 
 

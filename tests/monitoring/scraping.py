@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from monitoring.prometheus_api import Prometheus
 from monitoring.scrape import ScrapeFolder
 from monitoring.services import Service, prometheus
 from tests.ports import free_port
-from tests.system.scraped import binary
 
 SCRAPE_SECONDS = 0.5
+
+
+def binary() -> str:
+    """Prometheus, or the test is skipped and says why."""
+    found = shutil.which("prometheus")
+    if found is None:
+        pytest.skip("Prometheus is not installed: `apt install prometheus`")
+    return found
 
 
 def target(job: str, port: int, run: str = "demo") -> Mapping[str, object]:

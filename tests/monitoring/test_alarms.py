@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 
 from monitoring.alarms import Alarm, Alarms, alarms_of
 from monitoring.metrics import GeneratorMetrics, LearnerMetrics
 from tests.monitoring.scraping import scraping, target
+from tests.monitoring.strangers import saying
 from tests.monitoring.test_endpoints import served
 from tests.ports import free_port
 from tests.system.pipeline import wait_until
@@ -72,22 +71,9 @@ def test_where_no_prometheus_is_the_remedy_is_named_and_nobody_waits() -> None:
 
 @pytest.mark.parametrize("body", [b"[]", b"{}", b"<html>"])
 def test_somebody_else_on_its_port_is_no_prometheus(body: bytes) -> None:
-    class Stranger(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Quiet."""
-
-    with HTTPServer(("127.0.0.1", 0), Stranger) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        alarm = Alarm("127.0.0.1", server.server_port, "demo").start()
+    with saying(body) as port:
+        alarm = Alarm("127.0.0.1", port, "demo").start()
         try:
             assert asked(alarm).unknown.startswith("no Prometheus")
         finally:
             alarm.stop()
-            server.shutdown()
-            thread.join()

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import redis as redis_library
 
-from broker.embedded import EmbeddedServer
 from broker.keys import Keys
 from broker.ledger import DEAD_LETTERS, Ledger
 from broker.schema import Kind
 from monitoring import dead_letters
 from monitoring.letters import PAGE, letters
-from tests.monitoring.fabricated import Run
 
 Bury = Callable[..., None]
 Look = Callable[..., list[str]]
@@ -37,22 +33,9 @@ def bury(redis: redis_library.Redis, keys: Keys) -> Bury:
 
 
 @pytest.fixture
-def look(
-    redis_server: EmbeddedServer,
-    keys: Keys,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Look:
-    """The verb's lines, of the run whose Redis its folder names."""
-
-    def lines(*flags: str, url: str = "") -> list[str]:
-        run = Run(tmp_path, keys.run, sections={"broker": {"url": url or redis_server.url}})
-        monkeypatch.setattr(sys, "argv", ["dead-letters", str(run.folder.recipe), *flags])
-        dead_letters.main()
-        return capsys.readouterr().out.splitlines()
-
-    return lines
+def look(say: Callable[..., str]) -> Look:
+    """The verb's lines."""
+    return lambda *flags, url="": say(dead_letters.main, *flags, url=url).splitlines()
 
 
 def test_each_is_a_line_with_its_time_kind_ticket_and_reason_oldest_first(bury: Bury, look: Look) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,26 +21,17 @@ Look = Callable[..., str]
 
 
 @pytest.fixture
-def look(
-    redis_server: EmbeddedServer,
-    keys: Keys,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Look:
-    """What the verb prints, of the run whose Redis its folder names; what it refuses is raised as its line."""
+def look(say: Callable[..., str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Look:
+    """What the verb prints; what it refuses is its line."""
+    monkeypatch.setenv("COLUMNS", "120")
 
     def said(*arguments: str, url: str = "") -> str:
-        run = Run(tmp_path, keys.run, sections={"broker": {"url": url or redis_server.url}})
-        monkeypatch.setattr(sys, "argv", ["explain", str(run.folder.recipe), *arguments])
-        monkeypatch.setenv("COLUMNS", "120")
         try:
-            explain.main()
+            return say(explain.main, *arguments, url=url)
         except SystemExit:
             line = capsys.readouterr().err
             assert line.count("\n") == 1
             return line
-        return capsys.readouterr().out
 
     return said
 

@@ -6,14 +6,13 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from threading import Thread
 from typing import Any
 
 import pytest
 
 from broker.errors import Refused
 from monitoring.prometheus_api import Prometheus
+from tests.monitoring.strangers import saying
 
 QUESTIONS: dict[str, Callable[[Prometheus], object]] = {
     "now": lambda asked: asked.now("up"),
@@ -35,20 +34,8 @@ STRANGE: list[Any] = [
 @contextmanager
 def answering(body: bytes) -> Iterator[Prometheus]:
     """A server that says this, whatever it is asked."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield Prometheus(f"http://127.0.0.1:{server.server_port}", timeout=10)
-        server.shutdown()
+    with saying(body) as port:
+        yield Prometheus(f"http://127.0.0.1:{port}", timeout=10)
 
 
 @pytest.mark.parametrize("question", QUESTIONS)

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from monitoring.catalogue import VLLM, catalogue
-from tests.monitoring.promql import OF_COUNTERS, uses
+from tests.monitoring.promql import OF_COUNTERS, OF_VLLM, OURS, uses
 from tests.system.pipeline import ROOT
 
 yaml = pytest.importorskip("yaml")
@@ -41,7 +40,7 @@ def rules(name: str) -> list[dict[str, Any]]:
 
 ALERTS = {rule["alert"]: rule for rule in rules("alerts.yml")}
 RECORDED = {rule["record"]: rule for rule in rules("rules.yml")}
-KINDS = {series: one.kind for one in [*catalogue(), *VLLM] for series in one.series}
+KINDS = OURS | OF_VLLM
 
 
 def run(*arguments: str | Path) -> str:

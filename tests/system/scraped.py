@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
-
-import pytest
 
 from broker.settings import load
 from monitoring.prometheus_api import Prometheus
 from monitoring.recipe import ViewRecipe
-from monitoring.scrape import ScrapeFolder, targets
-from monitoring.services import Service, prometheus
+from monitoring.scrape import targets
+from tests.monitoring.scraping import SCRAPE_SECONDS, Scraping
 from tests.ports import free_port
 from tests.system.pipeline import ROOT, Pipeline
 
-SCRAPE_SECONDS = 0.5
 # Evaluations by task and level are told apart where there are several.
 MIXTURE = """\
 [task]
@@ -33,14 +29,6 @@ held_out = 10
 """
 
 
-def binary() -> str:
-    """Prometheus, or the test is skipped and says why."""
-    found = shutil.which("prometheus")
-    if found is None:
-        pytest.skip("Prometheus is not installed: `apt install prometheus`")
-    return found
-
-
 class ScrapedRun(Pipeline):
     """Learner, a generator, the exporter, and a Prometheus that scrapes them as `make monitoring` would."""
 
@@ -51,22 +39,19 @@ class ScrapedRun(Pipeline):
         self.flags = [*self.flags, *(f"--monitoring.{n}_port={p}" for n, p in ports.items())]
         self.flags += ["--monitoring.exporter_seconds", str(SCRAPE_SECONDS)]
         self.view = load(ViewRecipe, Path(self.recipe), self.flags, {})
-        scraped = ScrapeFolder(self.folder / "monitoring")
-        scraped.write(SCRAPE_SECONDS)
-        scraped.point(targets(self.view))
-        self.prometheus: Service = prometheus(
-            binary(), scraped.configuration, scraped.path / "data", free_port()
-        ).start()
+        self.scraping = Scraping(self.folder / "monitoring")
+        self.scraping.point(*targets(self.view))
+        self.scraping.service.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         super().__exit__()
-        self.prometheus.stop()
+        self.scraping.service.stop()
 
     @property
     def asked(self) -> Prometheus:
         """Its API."""
-        return Prometheus(self.prometheus.url)
+        return self.scraping.asked
 
     @property
     def jobs(self) -> set[str]:

@@ -11,7 +11,8 @@ import pytest
 
 from monitoring.grafana.board import Dashboard, Panel, Query, committed
 from monitoring.grafana.expressions import filled, names
-from tests.monitoring.grafana.known import VALUES, vllm
+from tests.monitoring.grafana.known import VALUES
+from tests.monitoring.promql import OF_VLLM
 from tests.system.pipeline import wait_until
 from tests.system.scraped import ScrapedRun, engine_flags, flags
 
@@ -44,7 +45,7 @@ def queries() -> Iterator[tuple[Dashboard, Panel, Query]]:
 
 def expected(query: Query) -> bool:
     """It has to show something; a name that no process shows yet cannot."""
-    return not names([query.expression]) & (ABSENT.keys() | vllm().keys())
+    return not names([query.expression]) & (ABSENT.keys() | OF_VLLM.keys())
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,7 @@ def test_people_can_choose_job_run_and_generator(run: ScrapedRun) -> None:
 @pytest.mark.engine
 def test_every_panel_about_vllm_shows_data_of_a_real_run(taught: Path, tmp_path: Path) -> None:
     wanted = {(d.name, p.title, q.legend): q.expression for d, p, q in queries()}
-    wanted = {key: expression for key, expression in wanted.items() if names([expression]) & vllm().keys()}
+    wanted = {key: expression for key, expression in wanted.items() if names([expression]) & OF_VLLM.keys()}
     assert len(wanted) > 5
     with ScrapedRun(tmp_path, [*flags(taught), *engine_flags()]) as run:
         await_all(run.start_all(), wanted, 250)

@@ -16,10 +16,10 @@ import pytest
 
 from monitoring.prometheus_api import Prometheus
 from monitoring.services import Service, prometheus
+from tests.monitoring.scraping import binary
 from tests.monitoring.test_rules import FOLDER, RECORDED
 from tests.ports import free_port
 from tests.system.pipeline import Pipeline, wait_until
-from tests.system.scraped import binary
 
 yaml = pytest.importorskip("yaml")
 WINDOW = 8  # seconds instead of minutes: some scrapes must fit into it

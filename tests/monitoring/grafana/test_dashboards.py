@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis as redis_library
 
-from broker.keys import Keys
 from deploy.recipe import Recipe
+from monitoring.catalogue import VLLM
 from monitoring.grafana.board import FOLDER, Dashboard, Panel, committed
 from monitoring.grafana.expressions import filled, names
-from tests.monitoring.grafana.known import PROMETHEUS, VALUES, VLLM, catalogue, series_of, vllm
+from tests.monitoring.grafana.known import PROMETHEUS, VALUES
+from tests.monitoring.promql import OF_VLLM, OURS
 from tests.system.processes import ROOT
 
 DASHBOARDS = committed()
@@ -162,17 +162,15 @@ def test_what_a_description_names_is_there(dashboard: Dashboard, panel: Panel) -
 # -- what they ask for ------------------------------------------------------------------------------------------------
 
 
-def test_every_metric_that_is_named_exists(redis: redis_library.Redis, keys: Keys) -> None:
-    known = catalogue(redis, keys)
-    assert names(EXPRESSIONS) <= known.keys() | vllm().keys() | PROMETHEUS.keys()
-    assert not known.keys() & vllm().keys(), "no longer to come: take it off the list"
-    for kind, expected in VLLM.items():
-        for name in expected:
-            assert set(series_of(name, kind)) & names(EXPRESSIONS), f"{name} is not asked for"
+def test_every_metric_that_is_named_exists() -> None:
+    assert names(EXPRESSIONS) <= OURS.keys() | OF_VLLM.keys() | PROMETHEUS.keys()
+    assert not OURS.keys() & OF_VLLM.keys()
+    for one in VLLM:
+        assert set(one.series) & names(EXPRESSIONS), f"{one.name} is not asked for"
 
 
-def test_what_counts_is_what_the_catalogue_calls_a_counter(redis: redis_library.Redis, keys: Keys) -> None:
-    known = catalogue(redis, keys) | vllm() | PROMETHEUS
+def test_what_counts_is_what_the_catalogue_calls_a_counter() -> None:
+    known = OURS | OF_VLLM | PROMETHEUS
     for name in names(EXPRESSIONS):
         assert bool(COUNTED.search(name)) == (known[name] in ("counter", "histogram")), name
 
