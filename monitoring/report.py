@@ -22,6 +22,7 @@ from broker.cli import guarded
 from broker.errors import Refused
 from broker.run_folder import RunFolder
 from monitoring import charts
+from monitoring.bars import figure
 from monitoring.dossier import Dossier, locate
 from monitoring.files import replace_file
 from monitoring.page import page
@@ -108,19 +109,17 @@ def table(s: dict[str, Any]) -> Table:
     out.add_row("optimizer steps", f"{s['steps']} of {s['steps_planned']}{took}{why}")
     out.add_row(
         "reward, all groups",
-        f"{_figure(s['reward_first5'])} → [bold]{_figure(s['reward_last5'])}[/]  (first and last {RECENT} steps)",
+        f"{figure(s['reward_first5'])} → [bold]{figure(s['reward_last5'])}[/]  (first and last {RECENT} steps)",
     )
     out.add_row("held-out pass@1", _evaluated(s))
     for name, figures in (("pass", s["pass_at"]), ("majority", s["majority_at"])):
         for k in sorted({*figures["start"], *figures["end"]} - {"1"}, key=int)[-1:]:
-            out.add_row(f"held-out {name}@{k}", " → ".join(_figure(figures[at].get(k)) for at in ("start", "end")))
+            out.add_row(f"held-out {name}@{k}", " → ".join(figure(figures[at].get(k)) for at in ("start", "end")))
     for of in s["pass_at_1_end_by"][:MOST_ROWS]:
-        out.add_row(
-            f"  {of['task']} {of['level']}".rstrip(), f"{_figure(of['pass_at_1'])}  ({of['problems']} problems)"
-        )
+        out.add_row(f"  {of['task']} {of['level']}".rstrip(), f"{figure(of['pass_at_1'])}  ({of['problems']} problems)")
     out.add_row(
         "staleness, trained tokens",
-        f"mean [bold]{_figure(s['staleness_mean'])}[/], max {_count(s['staleness_max'])} of {s['max_staleness']}"
+        f"mean [bold]{figure(s['staleness_mean'])}[/], max {_count(s['staleness_max'])} of {s['max_staleness']}"
         f"  (order {s['order']}, depth {s['pipeline_depth']})",
     )
     out.add_row("groups", ", ".join(f"{s['groups'][v]} {v}" for v in VERDICTS))
@@ -138,11 +137,7 @@ def _evaluated(s: dict[str, Any]) -> str:
     if not start and not end:
         return "not evaluated"
     samples = f"{start} samples each" if start == end else f"{start} and {end} samples"
-    return f"{_figure(s['pass_at_1_start'])} → [bold]{_figure(s['pass_at_1_end'])}[/]  ({samples})"
-
-
-def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+    return f"{figure(s['pass_at_1_start'])} → [bold]{figure(s['pass_at_1_end'])}[/]  ({samples})"
 
 
 def _count(value: int | None) -> str:
