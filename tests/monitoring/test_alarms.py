@@ -38,6 +38,8 @@ def test_alerts_of_the_run_are_told_the_most_urgent_first_and_those_of_others_ar
                 return [alert.name for alert in alarms_of(server.asked, run).alerts]
 
             wait_until(lambda: "NoStep" in names("demo"), "a run without steps raises an alert")
+            none = 'headrace_generator_refresh_failures_total{run="demo"} == 0'  # unseen, there is nothing to increase
+            wait_until(lambda: server.asked.now(none), "the generator was scraped before it fails")
             generator.refresh_failures.inc(9)
             wait_until(
                 lambda: names("demo") == ["NoStep", "RefreshFailing", "EffectiveSampleSizeLow"], "all are raised"
