@@ -96,6 +96,20 @@ class Keys:
         return self._key("policy_leases")
 
     @property
+    def weights(self) -> str:
+        """Hash version → what its shipment consists of, JSON: complete versions alone (backend `redis`)."""
+        return self._key("weights")
+
+    def weight_chunk(self, shipment: str, number: int | str) -> str:
+        """One chunk of a shipment's files, a zstd frame."""
+        return self._key("weights", shipment, str(number))
+
+    @property
+    def shipments(self) -> str:
+        """Hash shipment → number of its chunks: those that are incomplete, or no version's any more."""
+        return self._key("shipments")
+
+    @property
     def late(self) -> str:
         """Counter of groups that a late owner published after another had: dropped."""
         return self._key("late")

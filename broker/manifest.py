@@ -7,10 +7,10 @@ Refuses to know what the files mean, where versions live and who reads them.
 from __future__ import annotations
 
 import errno
-from pathlib import Path
-from typing import Literal
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from broker.errors import Malformed
 from broker.files import flush, sha256
@@ -26,6 +26,14 @@ class FileEntry(BaseModel):
     sha256: str
 
 
+def _inside(name: str) -> str:
+    """A path that cannot lead out of its folder."""
+    path = PurePosixPath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name or str(path) != name:
+        raise ValueError("a file's name leads out of its folder")
+    return name
+
+
 class Manifest(BaseModel):
     """Every file in the folder of a version but the manifest itself, by its path in there."""
 
@@ -33,7 +41,7 @@ class Manifest(BaseModel):
     schema_version: Literal[1]
     run: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
     policy_version: NonNegativeInt
-    files: dict[str, FileEntry]
+    files: dict[Annotated[str, AfterValidator(_inside)], FileEntry]
 
 
 def seal(folder: Path, run: str, version: int) -> Manifest:

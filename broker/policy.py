@@ -5,9 +5,6 @@ names only such a folder. Refuses to know what a weight is: the learner fills th
 
 A version appears by one rename, so a crash leaves all of it or a leftover. One learner writes; at its first `write` it
 sweeps away what a predecessor had begun, whose upload then fails instead of appearing later.
-
-Readers: first `lease`, then `open`, then load, then `release`. In that order `prune` cannot pull the files away: it
-marks what it will remove in the same server-side step in which it looks at the leases, and `lease` refuses the marked.
 """
 
 from __future__ import annotations
@@ -31,18 +28,18 @@ from broker.keys import Keys
 from broker.manifest import NAME as MANIFEST_NAME
 from broker.manifest import Manifest, read, seal, verify
 from broker.points import reached
-from broker.scripts import LEASE, MARK
+from broker.policy_reader import PolicyReader
+from broker.scripts import MARK
 
 OWNER = ".run"  # file with the name of the run whose versions these are
 USED = ".used"  # file with the highest number that the pointer was ever moved to, or was about to be
-POLL_SECONDS = 1.0  # what a lost wake-up costs a waiting reader
 PRUNING_SECONDS = 60.0  # after which the mark of a pruner that died lapses
 
 log = structlog.get_logger(__name__)
 
 
-class PolicyStore:
-    """The directory backend. `clock` gives seconds since the epoch; all hosts' should agree to a few seconds."""
+class PolicyStore(PolicyReader):
+    """The directory backend, which learner and generators share."""
 
     def __init__(
         self,
@@ -53,9 +50,8 @@ class PolicyStore:
         lease_seconds: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._redis, self._keys, self._clock = client, keys, clock
-        self.directory, self.keep, self.lease_seconds = directory, keep, lease_seconds
-        self._lease = client.register_script(LEASE)
+        super().__init__(client, keys, lease_seconds, clock)
+        self.directory, self.keep = directory, keep
         self._mark = client.register_script(MARK)
         self._swept = False
 
@@ -104,49 +100,11 @@ class PolicyStore:
         except FileNotFoundError:
             return -1
 
-    def newest(self) -> int | None:
-        """The version that the pointer names; None before the first."""
-        value: Any = self._redis.get(self._keys.policy)
-        return None if value is None else int(value)
-
-    def wait(self, after: int, timeout: float) -> int | None:
-        """The newest version as soon as it is newer than `after`; None if that takes more than `timeout` seconds."""
-        deadline = time.monotonic() + timeout
-        while True:
-            newest, left = self.newest(), deadline - time.monotonic()
-            if newest is not None and newest > after:
-                return newest
-            if left <= 0:
-                return None
-            # Whatever wakes us, the pointer decides; a broken connection wakes us, too.
-            with contextlib.suppress(redis.ConnectionError, redis.TimeoutError):
-                self._doze(after, deadline)
-
-    def _doze(self, after: int, deadline: float) -> None:
-        client: Any = self._redis  # its pubsub is untyped
-        with client.pubsub(ignore_subscribe_messages=True) as messages:
-            messages.subscribe(self._keys.policy)
-            while (newest := self.newest()) is None or newest <= after:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return
-                messages.get_message(timeout=min(left, POLL_SECONDS))
-
-    def lease(self, reader: str, version: int) -> None:
-        """Keep `version` for `lease_seconds` more; replaces the reader's earlier lease. Comes before `open`.
-
-        Raises `FileNotFoundError` if the version is being pruned: take the newest instead.
-        """
-        now = self._clock()
-        if not self._lease([self._keys.policy_leases], [reader, version, now, now + self.lease_seconds]):
-            raise FileNotFoundError(errno.ENOENT, f"policy version {version} is being pruned", str(self.path(version)))
-
-    def release(self, reader: str) -> None:
-        """The reader needs no version any longer."""
-        self._redis.hdel(self._keys.policy_leases, reader)
-
     def open(self, version: int) -> Path:
         """The folder of `version`, every byte of it checked. Raises `FileNotFoundError`, or `Malformed` if damaged."""
+        return self._checked(version)
+
+    def _checked(self, version: int) -> Path:
         folder = self.path(version)
         verify(folder, read(folder, self._keys.run, version))
         return folder
@@ -160,19 +118,25 @@ class PolicyStore:
         published = [v for v in self.versions() if newest is not None and v <= newest]
         candidates = [v for v in published[: -self.keep] if v not in protected]
         self._sweep_trash()
-        if not candidates:
-            return []
+        gone = self._unread(candidates) if candidates else []
+        self._remove(gone)
+        if gone:
+            self._redis.hdel(self._keys.policy_leases, *[f"!prune:{version}" for version in gone])
+        self._sweep_trash()
+        return gone
+
+    def _unread(self, candidates: list[int]) -> list[int]:
+        """Those that nobody leases; from now on nobody can."""
         now = self._clock()
         marked: Any = self._mark([self._keys.policy_leases], [now, now + PRUNING_SECONDS, *candidates])
-        trash = [self._aside("trash", version) for version in marked]
-        for version, aside in zip(marked, trash, strict=True):
-            reached("policy.pruning")
-            self.path(version).rename(aside)  # whole, so that nobody sees half a version while it is deleted
-        if marked:
-            self._redis.hdel(self._keys.policy_leases, *[f"!prune:{version}" for version in marked])
-        for aside in trash:
-            shutil.rmtree(aside, ignore_errors=True)  # what stays is swept next time
         return list(marked)
+
+    def _remove(self, versions: list[int]) -> None:
+        """Each goes whole, so that nobody sees half a version; what is left of it is swept."""
+        for version in versions:
+            aside = self._aside("trash", version)
+            reached("policy.pruning")
+            self.path(version).rename(aside)
 
     def versions(self) -> list[int]:
         """Every version on disk, oldest first, pointed at or not."""
@@ -228,7 +192,7 @@ class PolicyStore:
 
     def _intact(self, version: int) -> bool:
         try:
-            self.open(version)
+            self._checked(version)
         except Malformed as damage:
             log.warning("policy version is damaged and written again", version=version, damage=str(damage))
             return False

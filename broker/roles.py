@@ -68,6 +68,7 @@ def generator(keys: Keys) -> list[Grant]:
         Grant(("hget", "hset", "hdel"), (keys.policy_leases, keys.generators)),
         Grant(("get", "set", "exists"), (keys.task_card,)),
         Grant(("get", "exists"), (keys.policy, keys.fingerprint, keys.recipe, keys.finished), read_only=True),
+        Grant(("hget", "get"), (keys.weights, keys.weight_chunk(ANY, ANY)), read_only=True),
     ]
 
 
@@ -86,6 +87,7 @@ def learner(keys: Keys) -> list[Grant]:
         keys.policy_leases,
     )
     announced = (keys.recipe, keys.fingerprint, keys.finished)
+    shipped = (keys.writer, keys.weights, keys.weight_chunk(ANY, ANY), keys.shipments)
     stream = (*LOOKING_AT_A_STREAM, "xgroup|create", "xack", "xdel")
     return [
         Grant((*CONNECTION, "script|load", "publish", "unwatch"), channels=(keys.policy,)),
@@ -99,6 +101,7 @@ def learner(keys: Keys) -> list[Grant]:
         Grant(("xadd",), (keys.audit,)),
         Grant(("lrange", "ltrim"), (keys.requeue,)),
         Grant(STATE, (*kept, *announced)),
+        Grant((*SCRIPTS, "hget", "hset", "hkeys", "hgetall", "hdel", "get", "set", "exists", "unlink"), shipped),
         Grant(("get", "hgetall", "hlen", "exists"), (keys.generators, keys.task_card, keys.late), read_only=True),
     ]
 

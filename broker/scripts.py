@@ -1,7 +1,7 @@
-"""What the server does in one step: to tickets, to consumers, to leases of policy versions.
+"""What the server does in one step: to tickets, to consumers, to policy versions and their leases.
 
 Invariant: publishing, renewing and handing back act only on a ticket that is still pending, the last two only on the
-caller's own. Knows no payloads.
+caller's own; weights are changed by the run's only writer alone. Knows no payloads.
 """
 
 from __future__ import annotations
@@ -114,3 +114,43 @@ for i = 3, #ARGV do
 end
 return marked
 """
+
+# Weights in Redis, and who may write them: the owner that the fence's mark names. KEYS: the mark, shipments, weights.
+_OWNER = """
+local owner = string.match(redis.call('GET', KEYS[1]) or '', '^%d+ %d+ (.*)$')
+if owner ~= ARGV[1] then return 0 end
+"""
+
+# A chunk, of a shipment that is on record as unfinished from its first chunk on.
+STORE = (
+    _OWNER
+    + """
+redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
+redis.call('SET', KEYS[3], ARGV[4])
+return 1
+"""
+)
+
+# A version appears, if all its chunks are there; the shipment that it replaces goes on record as one to be removed.
+APPEAR = (
+    _OWNER
+    + """
+for number = 0, ARGV[3] - 1 do
+  if redis.call('EXISTS', ARGV[4] .. number) == 0 then return 0 end
+end
+if ARGV[7] ~= '' then redis.call('HSET', KEYS[2], ARGV[7], ARGV[8]) end
+redis.call('HSET', KEYS[3], ARGV[5], ARGV[6])
+redis.call('HDEL', KEYS[2], ARGV[2])
+return 1
+"""
+)
+
+# A version is no more; its shipment goes on record as one to be removed.
+RETIRE = (
+    _OWNER
+    + """
+redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
+redis.call('HDEL', KEYS[3], ARGV[4])
+return 1
+"""
+)

@@ -115,8 +115,14 @@ class BrokerSettings(Section):
 class PolicySettings(Section):
     """How weights reach the generators."""
 
-    backend: Literal["directory"] = "directory"
-    directory: Path | None = Field(None, description="shared by learner and generators; unset: inside the run's folder")
+    backend: Literal["directory", "redis"] = Field(
+        "directory",
+        description="through a directory that learner and generators share; or through Redis, where they share none",
+    )
+    directory: Path | None = Field(
+        None,
+        description="shared by learner and generators (`redis`: the learner's alone); unset: inside the run's folder",
+    )
     dtype: Literal["float32", "bfloat16"] = "float32"
     keep: int = Field(2, ge=2, description="newest versions that are never pruned")
     lease_seconds: float = Field(120.0, gt=0, description="how long a version stays after its reader was last heard of")

@@ -25,7 +25,7 @@ from broker.ledger import Ledger
 from broker.log import setup
 from broker.patience import Patience
 from broker.points import reached
-from broker.policy import PolicyStore
+from broker.policies import writer
 from broker.run_folder import RunFolder
 from broker.settings import redis_url
 from broker.streams import RolloutStream, create_groups
@@ -93,7 +93,7 @@ def build(recipe: ProcessRecipe, metrics: LearnerMetrics, ranks: Ranks) -> Learn
         card.parts,
         settings.course,
     )
-    policy = PolicyStore(client, keys, recipe.policy_directory, recipe.policy.keep, recipe.policy.lease_seconds)
+    policy = writer(recipe, client, keys, fence)
     tally = StepTally(folder.steps, recipe.run.steps, metrics)
     problems = min(settings.eval_problems, card.held_out)
     evaluator = Evaluator(evaluations, problems, recipe.run.seed, tally.evaluation, labels_of(card))

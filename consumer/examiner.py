@@ -20,7 +20,7 @@ from broker.keys import Keys
 from broker.ledger import Ledger
 from broker.log import setup
 from broker.patience import Patience
-from broker.policy import PolicyStore
+from broker.policies import writer
 from broker.run_folder import RunFolder
 from broker.settings import redis_url
 from broker.streams import RolloutStream, create_groups
@@ -62,7 +62,7 @@ def examine(recipe: ProcessRecipe, metrics: LearnerMetrics) -> None:
     metrics.starting("task card")
     card = wait_for_task(client, keys)
     metrics.starting("none")
-    policy = PolicyStore(client, keys, recipe.policy_directory, recipe.policy.keep, recipe.policy.lease_seconds)
+    policy = writer(recipe, client, keys, fence)
     policy.write(0, lambda at: publish(Path(recipe.run.model), at), replace=True)
     tally = StepTally(folder.steps, recipe.run.steps, metrics)
     problems = min(recipe.learner.eval_problems, card.held_out)

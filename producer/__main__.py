@@ -17,7 +17,7 @@ from broker.keys import Keys
 from broker.log import setup
 from broker.patience import Patience
 from broker.points import reached
-from broker.policy import PolicyStore
+from broker.policies import reader
 from broker.settings import redis_url
 from broker.streams import create_groups
 from broker.tickets import TicketStream
@@ -89,7 +89,7 @@ async def serve_run(recipe: ProcessRecipe, metrics: GeneratorMetrics) -> None:
         await engine.start()
         lease, deliveries = recipe.broker.lease_seconds, recipe.broker.max_deliveries
         tickets = TicketStream(client, blocking, keys, name, lease, deliveries, patience)
-        policy = PolicyStore(client, keys, recipe.policy_directory, recipe.policy.keep, recipe.policy.lease_seconds)
+        policy = reader(recipe, client, keys)
         generator = Generator(
             name,
             recipe,

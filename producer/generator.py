@@ -20,7 +20,7 @@ import structlog
 from broker.audit_log import AuditLog
 from broker.keys import Keys
 from broker.points import reached
-from broker.policy import PolicyStore
+from broker.policy_reader import PolicyReader
 from broker.schema import RolloutGroup
 from broker.tickets import Claim, TicketStream
 from monitoring.metrics import GeneratorMetrics
@@ -46,7 +46,7 @@ class Generator:
     client: redis.Redis
     keys: Keys
     tickets: TicketStream
-    policy: PolicyStore
+    policy: PolicyReader
     engine: Engine
     task: Task
     tokens: Tokens
@@ -206,6 +206,7 @@ class Generator:
             self.client.hdel(self.keys.generators, self.name)
         except redis.RedisError as error:
             self.log.warning("could not sign off", error=str(error)[:300])
+        self.policy.close()
 
     def _heartbeat(self, seconds: float) -> bool:
         """Say that this generator lives; True if the run has finished."""

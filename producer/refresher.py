@@ -15,7 +15,7 @@ import structlog
 
 from broker.errors import Refused
 from broker.points import reached
-from broker.policy import PolicyStore
+from broker.policy_reader import PolicyReader
 from monitoring.metrics import GeneratorMetrics
 from producer.engine import Engine, Unsampled
 from producer.keeper import EngineKeeper
@@ -32,7 +32,7 @@ class Refresher:
     def __init__(
         self,
         name: str,
-        policy: PolicyStore,
+        policy: PolicyReader,
         engine: Engine,
         keeper: EngineKeeper,
         metrics: GeneratorMetrics,
@@ -91,6 +91,7 @@ class Refresher:
         folder = await asyncio.to_thread(self._policy.open, version)
         reached("generator.opened")
         await self._engine.refresh(folder, version)
+        await asyncio.to_thread(self._policy.loaded, version)
 
     async def hold(self, version: int) -> None:
         """Wait until the engine holds `version` or newer. Raises `Unsampled` if it dies meanwhile."""

@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from broker import manifest as manifest_module
 from broker import policy as policy_module
+from broker import policy_reader
 from broker.embedded import EmbeddedServer
 from broker.errors import Fenced, Malformed, Refused
 from broker.keys import Keys
@@ -520,7 +521,7 @@ def until_somebody_listens(redis: redis_library.Redis, channel: str) -> None:
 def test_a_publication_wakes_a_reader(
     store: PolicyStore, redis: redis_library.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(policy_module, "POLL_SECONDS", 60.0)  # so that only the message can have woken it
+    monkeypatch.setattr(policy_reader, "POLL_SECONDS", 60.0)  # so that only the message can have woken it
     publish(store, redis, 0)
     reader, found = waiting(store, after=0)
     until_somebody_listens(redis, keys.policy)
@@ -532,7 +533,7 @@ def test_a_publication_wakes_a_reader(
 def test_a_lost_message_costs_the_poll_interval_only(
     store: PolicyStore, redis: redis_library.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(policy_module, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(policy_reader, "POLL_SECONDS", 0.1)
     reader, found = waiting(store, after=0)
     until_somebody_listens(redis, keys.policy)
     redis.set(keys.policy, 1)

@@ -1,0 +1,191 @@
+"""Folders of weights as chunks in Redis, for generators that share no file system with the learner.
+
+Invariant: a version is there from the moment its last chunk is, whole, until it is retired, and what is fetched is byte
+for byte what was shipped; only the run's writer (its fence) changes anything. Refuses to know what the files mean, and
+who leases what.
+
+A shipment is the files of one version, one after another in the order of their names, cut into chunks, each a zstd
+frame with a checksum of its own; the manifest's hashes are of whole files. Whatever a writer leaves behind, unfinished
+or replaced, is on record in `shipments` and swept by the next.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import itertools
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import redis
+import zstandard
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from broker.errors import Behind, Malformed
+from broker.fence import Fence
+from broker.keys import Keys
+from broker.manifest import NAME as MANIFEST_NAME
+from broker.manifest import FileEntry, Manifest
+from broker.points import reached
+from broker.scripts import APPEAR, RETIRE, STORE
+
+CHUNK_BYTES = 2 << 20  # below 1 MB commands cost, above 4 MB the server's buffers do
+MOST_CHUNK_BYTES = 16 << 20
+LEVEL = 1  # of zstd: what is left of weights after this is noise
+AT_ONCE = 256  # keys in one UNLINK
+
+
+class Shipment(BaseModel):
+    """What a version consists of in Redis."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    schema_version: Literal[1]
+    name: str = Field(pattern=r"^[0-9a-f]{32}$")
+    chunk_bytes: int = Field(ge=1, le=MOST_CHUNK_BYTES)
+    manifest: Manifest
+
+    @property
+    def chunks(self) -> int:
+        """How many there are."""
+        return sum(self.chunks_of(entry) for entry in self.manifest.files.values())
+
+    def chunks_of(self, entry: FileEntry) -> int:
+        """How many of them are a file's."""
+        return -(-entry.size // self.chunk_bytes)
+
+    def files(self) -> list[tuple[str, FileEntry]]:
+        """In the order in which they are cut up."""
+        return sorted(self.manifest.files.items())
+
+
+class Freight:
+    """Of one run. Without a `fence` it can be read only."""
+
+    def __init__(self, client: redis.Redis, keys: Keys, fence: Fence | None = None) -> None:
+        self._redis, self._keys, self._fence = client, keys, fence
+        self._store, self._appear, self._retire = (client.register_script(text) for text in (STORE, APPEAR, RETIRE))
+
+    def versions(self) -> set[int]:
+        """Those that can be fetched."""
+        names: Any = self._redis.hkeys(self._keys.weights)
+        return {int(name) for name in names if name.isdigit()}
+
+    def shipment(self, version: int) -> Shipment:
+        """What `version` consists of. Raises `FileNotFoundError` where it is not, or not any more; `Malformed`."""
+        raw: Any = self._redis.hget(self._keys.weights, str(version))
+        if raw is None:
+            raise FileNotFoundError(errno.ENOENT, f"policy version {version} is not in Redis, or not any more")
+        try:
+            found = Shipment.model_validate_json(raw)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise Malformed(f"the shipment of policy version {version} cannot be read: {reason}") from None
+        if (found.manifest.run, found.manifest.policy_version) != (self._keys.run, version):
+            raise Malformed(f"the shipment of policy version {version} is another version's")
+        return found
+
+    # -- the learner's side ------------------------------------------------------------------------------------------
+
+    def ship(self, folder: Path, manifest: Manifest, chunk_bytes: int = CHUNK_BYTES) -> None:
+        """Make the version of `manifest`, whose files are in `folder`, appear; nothing happens if it is there already.
+
+        Raises `Fenced` where another learner has taken over, `Behind` where Redis has lost a part of it.
+        """
+        earlier = self._found(manifest.policy_version)
+        if earlier is not None and earlier.manifest == manifest and self._whole(earlier):
+            return
+        new = Shipment(schema_version=1, name=uuid.uuid4().hex, chunk_bytes=chunk_bytes, manifest=manifest)
+        pack = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True, write_content_size=True)
+        for number, chunk in enumerate(_cut(folder, new)):
+            key = self._keys.weight_chunk(new.name, number)
+            self._must(self._store, [self._keys.shipments, key], [new.name, new.chunks, pack.compress(chunk)])
+            reached("freight.chunk")
+        replaced = ("", 0) if earlier is None else (earlier.name, earlier.chunks)
+        prefix = self._keys.weight_chunk(new.name, "")
+        appears = [new.name, new.chunks, prefix, manifest.policy_version, new.model_dump_json(), *replaced]
+        self._must(self._appear, [self._keys.shipments, self._keys.weights], appears)
+        reached("freight.appeared")
+        if earlier is not None:
+            self._clear(earlier.name, earlier.chunks)
+
+    def retire(self, version: int) -> None:
+        """Remove `version`. Raises `Fenced`."""
+        try:
+            found = self._found(version)
+            name, chunks = (found.name, found.chunks) if found else ("", 0)
+        except Malformed:  # nobody knows its chunks; it must not stay for ever all the same
+            name, chunks = "", 0
+        self._must(self._retire, [self._keys.shipments, self._keys.weights], [name, chunks, version])
+        reached("freight.retired")
+        self._clear(name, chunks)
+
+    def sweep(self) -> None:
+        """Remove what predecessors have begun or given up: call it once, before the first shipment."""
+        left: Any = self._redis.hgetall(self._keys.shipments)
+        for name, chunks in left.items():
+            self._clear(name.decode(), int(chunks))
+
+    def _clear(self, name: str, chunks: int) -> None:
+        keys = [self._keys.weight_chunk(name, number) for number in range(chunks)]
+        for start in range(0, chunks, AT_ONCE):
+            self._redis.unlink(*keys[start : start + AT_ONCE])
+        self._redis.hdel(self._keys.shipments, name)
+
+    def _found(self, version: int) -> Shipment | None:
+        try:
+            return self.shipment(version)
+        except FileNotFoundError:
+            return None
+
+    def _whole(self, found: Shipment) -> bool:
+        keys = [self._keys.weight_chunk(found.name, number) for number in range(found.chunks)]
+        there: Any = self._redis.exists(*keys) if keys else 0
+        return bool(there == len(keys))
+
+    def _must(self, script: Any, keys: list[str], arguments: list[Any]) -> None:
+        assert self._fence is not None, "only the learner ships"
+        if not script([self._keys.writer, *keys], [self._fence.mark.owner, *arguments]):
+            self._fence.check()
+            raise Behind("Redis has lost a part of a policy version that was being uploaded")
+
+    # -- a generator's side ------------------------------------------------------------------------------------------
+
+    def fetch(self, version: int, folder: Path) -> None:
+        """Write the files of `version`, and their manifest, into the empty `folder`.
+
+        Raises `FileNotFoundError` where it is not there, or not any more; `Malformed` where it is not what was shipped.
+        """
+        found, numbers = self.shipment(version), itertools.count()
+        for name, entry in found.files():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            digest, size = hashlib.sha256(), 0
+            with path.open("wb") as file:
+                for _ in range(found.chunks_of(entry)):
+                    chunk = self._chunk(found, next(numbers))
+                    digest.update(chunk)
+                    size += file.write(chunk)
+            if (size, digest.hexdigest()) != (entry.size, entry.sha256):
+                raise Malformed(f"{name} of policy version {version} is not what was shipped")
+        (folder / MANIFEST_NAME).write_text(found.manifest.model_dump_json(indent=1), encoding="utf-8")
+
+    def _chunk(self, found: Shipment, number: int) -> bytes:
+        version = found.manifest.policy_version
+        raw: Any = self._redis.get(self._keys.weight_chunk(found.name, number))
+        if raw is None:
+            raise FileNotFoundError(errno.ENOENT, f"a part of policy version {version} is not in Redis any more")
+        try:
+            if zstandard.frame_content_size(raw) > found.chunk_bytes:
+                raise Malformed(f"chunk {number} of policy version {version} is larger than it says")
+            return zstandard.ZstdDecompressor().decompress(raw, max_output_size=found.chunk_bytes)
+        except zstandard.ZstdError as error:
+            raise Malformed(f"chunk {number} of policy version {version} is damaged: {error}") from None
+
+
+def _cut(folder: Path, of: Shipment) -> Iterator[bytes]:
+    for name, _ in of.files():
+        with (folder / name).open("rb") as file:
+            while chunk := file.read(of.chunk_bytes):
+                yield chunk

@@ -1,0 +1,141 @@
+"""Policy versions by the backend that the recipe names: what the learner writes to and what a generator reads from.
+
+Invariant: whichever it is, a version that the pointer names can be opened until it is pruned, and readers that lease
+never see half of one. Refuses to know files and chunks (policy, freight).
+
+With `redis` the learner's versions lie in its own directory as they do with `directory`, and Redis holds copies: what
+it loses is shipped again from there.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import redis
+
+from broker.errors import Malformed
+from broker.fence import Fence
+from broker.freight import Freight
+from broker.keys import Keys
+from broker.manifest import read, verify
+from broker.policy import PolicyStore
+from broker.policy_reader import PolicyReader
+from broker.scratch import Scratch
+from broker.settings import RecipeBase
+
+
+def writer(recipe: RecipeBase, client: redis.Redis, keys: Keys, fence: Fence) -> PolicyStore:
+    """The learner's, who has taken over by `fence`."""
+    of, directory = recipe.policy, recipe.policy_directory
+    if of.backend == "redis":
+        return ShippingStore(client, keys, directory, of.keep, of.lease_seconds, fence)
+    return PolicyStore(client, keys, directory, of.keep, of.lease_seconds)
+
+
+def reader(recipe: RecipeBase, client: redis.Redis, keys: Keys) -> PolicyReader:
+    """A generator's; `close` it in the end."""
+    of = recipe.policy
+    if of.backend == "redis":
+        return FetchingReader(client, keys, of.lease_seconds)
+    return PolicyStore(client, keys, recipe.policy_directory, of.keep, of.lease_seconds)
+
+
+class ShippingStore(PolicyStore):
+    """The learner's directory, and copies in Redis.
+
+    Redis' memory is bounded: of versions that are older than the newest `keep`, `keep` stay because somebody leases
+    them. A reader that is too slow for that takes up the newest instead.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        keys: Keys,
+        directory: Path,
+        keep: int,
+        lease_seconds: float,
+        fence: Fence,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(client, keys, directory, keep, lease_seconds, clock)
+        self._freight, self._clean = Freight(client, keys, fence), False
+
+    def write(self, version: int, fill: Callable[[Path], None], *, replace: bool = False) -> Path:
+        """As its base class does; returns once Redis has it, too. Raises `Behind` where Redis has lost a part."""
+        if not self._clean:
+            self._freight.sweep()
+            self._clean = True
+        folder = super().write(version, fill, replace=replace)
+        self._freight.ship(folder, read(folder, self._keys.run, version))
+        return folder
+
+    def point(self, pipe: object, version: int) -> None:
+        """As its base class does. What Redis has forgotten of our versions is there again before the pointer moves."""
+        there = self._freight.versions()
+        for own in self.versions():
+            if own <= version and own not in there:
+                self.open(own)
+        super().point(pipe, version)
+
+    def open(self, version: int) -> Path:
+        """As its base class does; Redis has it then."""
+        folder = self._checked(version)
+        self._freight.ship(folder, read(folder, self._keys.run, version))
+        return folder
+
+    def _unread(self, candidates: list[int]) -> list[int]:
+        unread = super()._unread(candidates)
+        leased = [version for version in candidates if version not in unread]
+        return sorted([*unread, *leased[: -self.keep]])
+
+    def _remove(self, versions: list[int]) -> None:
+        super()._remove(versions)
+        for strange in sorted(self._freight.versions() - set(self.versions())):
+            self._freight.retire(strange)
+
+
+class FetchingReader(PolicyReader):
+    """A generator's copies, in a folder that ends with the process: what it has loaded, and what it opened last."""
+
+    def __init__(
+        self, client: redis.Redis, keys: Keys, lease_seconds: float, clock: Callable[[], float] = time.time
+    ) -> None:
+        super().__init__(client, keys, lease_seconds, clock)
+        self._freight, self._scratch = Freight(client, keys), Scratch(f"headrace-{keys.run}")
+        self._loaded: Path | None = None
+
+    def open(self, version: int) -> Path:
+        """Fetch `version`, unless that was done."""
+        folder = self._folder(version)
+        if not self._holds(folder, version):
+            self._keep(self._loaded)
+            folder.mkdir()
+            self._freight.fetch(version, folder)
+        return folder
+
+    def loaded(self, version: int) -> None:
+        """What was loaded before is removed."""
+        self._loaded = self._folder(version)
+        self._keep(self._loaded)
+
+    def close(self) -> None:
+        """Remove what was fetched."""
+        self._scratch.close()
+
+    def _folder(self, version: int) -> Path:
+        return self._scratch.path / f"v{version:08d}"
+
+    def _keep(self, *folders: Path | None) -> None:
+        for other in self._scratch.path.glob("v*"):
+            if other not in folders:
+                shutil.rmtree(other)
+
+    def _holds(self, folder: Path, version: int) -> bool:
+        try:
+            verify(folder, read(folder, self._keys.run, version))
+        except (FileNotFoundError, Malformed):  # not yet, or half of it
+            return False
+        return True
