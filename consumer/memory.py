@@ -7,13 +7,21 @@ Refuses to know Redis: how full a server is, and what it may use, is handed in.
 Version spans of a train completion are bounded by the staleness: rule W keeps the learner from passing `max_staleness`
 versions while a ticket is out, so its tokens come from at most so many versions, the first, and one that is being
 published. Nobody waits for an evaluation, whose tokens may each be of a version of their own.
+
+With policy.backend = "redis" versions of the weights are in there as well: the largest part by far, whose size is known
+from the model's files.
 """
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from broker.errors import Refused
+from broker.freight import CHUNK_BYTES
 from broker.ledger import DEAD_LETTER_BYTES, DEAD_LETTER_REASON, DEAD_LETTERS
 from broker.schema import MAX_COMPONENTS, MAX_NAME_BYTES
 from consumer.evaluation import AT_ONCE
@@ -30,6 +38,7 @@ DEAD_LETTER = DEAD_LETTER_BYTES + 4 * DEAD_LETTER_REASON + PLACE  # up to four b
 NOTE = 64 + 64  # beside a note in the audit log: its ticket's id and the names of its fields
 ALLOCATOR = 1.25  # jemalloc has four sizes for each doubling, so a block is up to a quarter larger than what is in it
 BASE = 8 << 20  # an empty server, clients, scripts, recipe, task card, leases
+IN_FLIGHT = 32 * CHUNK_BYTES  # of weights, in the buffers of connections
 REPLY = 64 + 4  # groups in the buffers of connections: a reply to the learner, and some that are being sent
 
 
@@ -62,15 +71,52 @@ def audit_bytes(recipe: LearnerRecipe) -> int:
     return (of.audit_entries + 1) * _entry(of.audit_bytes + NOTE) if of.audit_entries else 0
 
 
-def most(recipe: LearnerRecipe) -> int:
-    """Bytes that the run can hold in Redis, at most."""
+def versions(recipe: LearnerRecipe) -> int:
+    """Policy versions in Redis, at most: 0 where they travel through a directory.
+
+    The newest, as many because somebody leases them, one that is being shipped; and in a deterministic run those that
+    the newest checkpoint's open tickets name, all since then, and those of evaluations.
+    """
+    if recipe.policy.backend != "redis":
+        return 0
+    named = 0
+    if recipe.run.deterministic:
+        since = math.ceil(recipe.learner.most_unsaved_steps / recipe.learner.publish_every) + 1
+        named = recipe.run.max_staleness + 1 + since + AT_ONCE + 1
+    return 2 * recipe.policy.keep + 1 + named
+
+
+def version_bytes(recipe: LearnerRecipe) -> int:
+    """One policy version of the model in the directory `run.model`, at most; 0 where there is none (yet)."""
+    learner, folder = recipe.learner, Path(recipe.run.model)
+    rank = learner.lora_rank if learner.lora_publish == "adapter" else 0
+    weights = sorted(folder.glob("*.safetensors"))
+    numbers = sum(_numbers(file, rank) for file in weights)
+    others = sum(path.stat().st_size for path in folder.glob("*") if path.is_file() and path not in weights)
+    return numbers * (4 if recipe.policy.dtype == "float32" else 2) + others
+
+
+def _numbers(file: Path, rank: int) -> int:
+    """In a file of weights; or in adapters of `rank` beside each of its matrices, if that is not 0."""
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            shapes = [opened.get_slice(name).get_shape() for name in opened.keys()]  # noqa: SIM118
+    except (SafetensorError, OSError):  # whoever loads it says what is wrong with it
+        return file.stat().st_size
+    return sum(rank * sum(shape) if rank else math.prod(shape) for shape in shapes)
+
+
+def most(recipe: LearnerRecipe, weights: int | None = None) -> int:
+    """Bytes that the run can hold in Redis, at most; `weights` are those of one version, if not as `version_bytes`."""
     train = group_bytes(recipe, recipe.run.max_staleness + 2)
     evaluation = group_bytes(recipe, recipe.sampling.max_tokens)
     groups, evaluations = unsettled_groups(recipe), evaluation_groups(recipe)
     kept = DEAD_LETTERS * _entry(DEAD_LETTER) + audit_bytes(recipe)
     entries = groups * _entry(train) + evaluations * _entry(evaluation) + kept
     buffers = min(REPLY, groups) * train + min(REPLY, evaluations) * evaluation
-    return BASE + int(ALLOCATOR * (entries + buffers))
+    shipped = versions(recipe) * (version_bytes(recipe) if weights is None else weights)
+    sent = IN_FLIGHT if shipped else 0
+    return BASE + int(ALLOCATOR * (entries + buffers + shipped + sent))
 
 
 def _entry(size: int) -> int:
@@ -84,5 +130,5 @@ def require_room(recipe: LearnerRecipe, info: dict[str, Any], where: str) -> Non
         raise Refused(
             f"Redis at {where} may use {allowed / 1e6:,.1f} MB (maxmemory), this run can fill {needed / 1e6:,.1f} MB",
             "raise maxmemory, or lower learner.checkpoint_every, learner.groups_per_step, sampling.max_tokens or "
-            "broker.audit_entries",
+            "broker.audit_entries" + (", or use policy.dtype = bfloat16" if versions(recipe) else ""),
         )

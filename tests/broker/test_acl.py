@@ -23,6 +23,7 @@ from broker.joining import Fingerprint, agree, announce, join, read_task, regist
 from broker.keys import GENERATORS, LEARNER, Keys
 from broker.ledger import Entry, Ledger
 from broker.patience import Patience
+from broker.policies import FetchingReader, ShippingStore
 from broker.policy import PolicyStore
 from broker.roles import ROLES, Role, rules
 from broker.schema import PartCard, TaskCard, tombstone
@@ -198,6 +199,22 @@ def test_a_reader_leases_versions_and_sees_the_pointer_move(play: Play) -> None:
     assert play.policy.prune() == [0]
     assert play.reader.wait(0, 1.0) == 3
     assert play.reader.wait(3, 0.1) is None
+    assert refusals(play.root) == []
+
+
+def test_weights_travel_through_redis(play: Play, tmp_path: Path) -> None:
+    store = ShippingStore(play.learner, play.keys, tmp_path / "own", 2, 60.0, play.ledger.fence)
+    reader = FetchingReader(play.generator, play.keys, 60.0)
+    for version in (0, 1, 2, 3):
+        store.write(version, lambda folder, version=version: _fill(folder, version))  # type: ignore[misc]
+        with play.ledger.transaction() as pipe:
+            store.point(pipe, version)
+    reader.lease("one", 1)
+    assert (reader.open(1) / "weights").read_text() == "1"
+    assert store.prune() == [0]
+    store.write(4, lambda folder: _fill(folder, 4))
+    store.write(4, lambda folder: _fill(folder, 44), replace=True)
+    reader.close()
     assert refusals(play.root) == []
 
 
@@ -399,6 +416,12 @@ THE_LEARNER_S: list[tuple[str, ...]] = [
     ("XADD", K.tickets("eval"), "*", "a", "b"),
     ("XADD", K.dead_letters, "*", "a", "b"),
     ("XREADGROUP", "GROUP", LEARNER, "learner", "COUNT", "1", "STREAMS", K.rollouts("train"), ">"),
+    ("HSET", K.weights, "0", "{}"),
+    ("HDEL", K.weights, "0"),
+    ("SET", K.weight_chunk("a" * 32, 0), "x"),
+    ("UNLINK", K.weight_chunk("a" * 32, 0)),
+    ("HSET", K.shipments, "a", "1"),
+    script("SET", K.weight_chunk("a" * 32, 0), "x"),
     ("XACK", K.rollouts("train"), LEARNER, "0-1"),
     ("XDEL", K.rollouts("train"), "0-1"),
     ("DEL", K.policy),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -10,12 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import redis as redis_library
+from safetensors.numpy import save_file
 
+from broker import policies
 from broker.audit import Excerpt, Sampling
 from broker.audit_log import WAITING, AuditLog
 from broker.connection import connect
 from broker.embedded import EmbeddedServer
 from broker.errors import Refused
+from broker.fence import Fence
 from broker.keys import Keys
 from broker.ledger import DEAD_LETTERS, Entry
 from broker.schema import MAX_COMPONENTS, MAX_NAME_BYTES, Kind, Rollout, RolloutGroup, Ticket, VersionSpan, encode_group
@@ -168,3 +172,57 @@ def test_a_learner_refuses_such_a_server_before_it_has_written_anything(empty: r
 
 def test_the_reply_that_is_reckoned_with_is_the_learner_s() -> None:
     assert memory.REPLY > CLAIM_COUNT
+
+
+def shipping(tmp_path: Path, **changed: Any) -> LearnerRecipe:
+    """A run whose weights, 8 MB of them, go through Redis."""
+    model = tmp_path / "model"
+    model.mkdir(exist_ok=True)
+    save_file({"a": np.zeros((1000, 1000), np.float32), "b": np.zeros(1_000_000, np.float16)}, model / "m.safetensors")
+    (model / "config.json").write_text("{}" * 100)
+    plain = recipe(4).model_dump()
+    plain["run"]["model"] = str(model)
+    for section, values in {"policy": {"backend": "redis"}, **changed}.items():
+        plain[section] |= values
+    return LearnerRecipe.model_validate(plain)
+
+
+def test_weights_in_redis_stay_below_the_bound_and_not_far_below(empty: redis_library.Redis, tmp_path: Path) -> None:
+    of = shipping(tmp_path)
+    keys, size = Keys(of.run.name), memory.version_bytes(of)
+    fence = Fence(empty, keys)
+    fence.take_over()
+    store = policies.writer(of, empty, keys, fence)
+    assert isinstance(store, policies.ShippingStore)
+
+    def fill(folder: Path) -> None:
+        (folder / "weights").write_bytes(os.urandom(size))
+
+    for version in range(2 * memory.versions(of)):
+        store.write(version, fill)
+        with empty.pipeline() as pipe:
+            store.point(pipe, version)
+            pipe.execute()
+        store.lease(f"reader {version}", version)
+        if version < memory.versions(of) - 1 or version % 2:  # a pruner may be late by one
+            store.prune()
+    info: Any = empty.info("memory")
+    without = memory.most(of, 0)
+    room = memory.most(of) - without - int(memory.ALLOCATOR * memory.IN_FLIGHT)
+    assert (memory.versions(of) - 1) * size < info["used_memory"] < room + memory.BASE
+    assert info["used_memory_peak"] < memory.most(of) - without + memory.BASE
+
+
+def test_a_version_is_as_large_as_what_is_published(tmp_path: Path) -> None:
+    assert memory.version_bytes(shipping(tmp_path)) == 2_000_000 * 4 + 200
+    assert memory.version_bytes(shipping(tmp_path, policy={"backend": "redis", "dtype": "bfloat16"})) == 4_000_200
+    adapter = {"lora_rank": 8, "lora_publish": "adapter"}
+    assert memory.version_bytes(shipping(tmp_path, learner=adapter)) >= 8 * 2000 * 4
+    assert memory.versions(recipe(4)) == 0, "through a directory none are in Redis"
+
+
+def test_a_run_that_repeats_itself_keeps_every_version_that_a_ticket_may_name(tmp_path: Path) -> None:
+    usual, exact = shipping(tmp_path), shipping(tmp_path, run={"deterministic": True})
+    unsaved = exact.learner.most_unsaved_steps
+    assert memory.versions(usual) == 2 * 2 + 1
+    assert memory.versions(exact) == memory.versions(usual) + exact.run.max_staleness + 1 + unsaved + 1 + 3
