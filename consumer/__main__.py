@@ -141,6 +141,7 @@ def finish(recipe: ProcessRecipe, metrics: LearnerMetrics, ranks: Ranks) -> bool
         structlog.get_logger("learner").warning(
             "the run is taken up again from its newest checkpoint", because=str(loss)
         )
+        metrics.ready_when(lambda: False)
         dismiss(ranks, for_good=False)
         learner.close()
         del learner

@@ -71,6 +71,7 @@ def examine(recipe: ProcessRecipe, metrics: LearnerMetrics) -> None:
         policy.point(pipe, 0)
     evaluator.resume()
     evaluator.start(0, LABEL)
+    metrics.ready_when(lambda: True)
     rollouts = RolloutStream(client, blocking, keys, patience=patience)
     _collect(evaluator, rollouts, metrics)
     tally.ended("finished", {})

@@ -105,6 +105,7 @@ class Learner:
             self._evaluate()
             self._end_if_lost()  # by the steps that were just repeated
             of = self.recipe.objective
+            self.metrics.ready_when(lambda: True)
             self.log.info("begins", step=self.at.step, version=self.at.version, redis_bytes_at_most=most(self.recipe))
             self.log.info("objective", preset=of.preset, changed=of.overridden)
             while self.at.step < self.recipe.run.steps:

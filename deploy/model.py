@@ -5,6 +5,7 @@ Invariant: the recipe that comes back names a complete model directory. Refuses 
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 from broker.child import with_parent
 from deploy.recipe import Recipe
 
-MODELS = Path("models")
+MODELS = Path(os.environ.get("HEADRACE_MODELS") or "models")  # where what is prepared is kept
 
 
 def with_model(recipe: Recipe) -> Recipe:

@@ -58,6 +58,7 @@ class Exporter:
             self.metrics.observe(None)
             return
         self.metrics.observe(reading)
+        self.metrics.ready_when(lambda: True)
         for kind, balance in reading.balances.items():
             self._judge(kind, balance)
 

@@ -1,4 +1,5 @@
-"""The one small server of every process: `/metrics` for Prometheus and `/healthz` for whoever restarts things.
+"""The one small server of every process: `/metrics` for Prometheus, `/healthz` for whoever restarts things, `/readyz`
+for whoever rolls them out.
 
 Invariant: it answers from a thread of its own, so a process that hangs is seen to hang. Refuses to know what a metric
 means, and who asks.
@@ -17,6 +18,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from broker.errors import Refused
 
+JUDGED = {"/healthz": "healthy", "/readyz": "ready"}
+
 
 class Exposed(Protocol):
     """What the server needs."""
@@ -27,9 +30,10 @@ class Exposed(Protocol):
 
 
 class Server:
-    """`/metrics` and `/healthz` on a thread of its own; `port` is the bound one, 0 when the endpoint is off.
+    """`/metrics`, `/healthz` and `/readyz` on a thread of its own; `port` is the bound one, 0 when the endpoint is off.
 
-    `/healthz` answers 503, with the same body, where `health` says `"healthy": false`.
+    `/healthz` answers 503, with the same body, where `health` says `"healthy": false`, and `/readyz` where it says
+    `"ready": false`.
     """
 
     def __init__(self, metrics: Exposed, host: str, port: int, health: Callable[[], dict[str, Any]]) -> None:
@@ -44,9 +48,9 @@ class Server:
             def do_GET(self) -> None:  # the name is the base class's
                 if self.path == "/metrics":
                     self._answer(CONTENT_TYPE_LATEST, generate_latest(metrics.registry))
-                elif self.path == "/healthz":
+                elif self.path in JUDGED:
                     state = health()
-                    status = 200 if state.get("healthy", True) else 503
+                    status = 200 if state.get(JUDGED[self.path], True) else 503
                     self._answer("application/json", json.dumps(state).encode(), status)
                 else:
                     self.send_error(404)

@@ -7,6 +7,8 @@ Progress is something done: a step, a group received or published, a ticket clai
 made durable; of an idle generator, a look for tickets that Redis answered. A process without any for `stall_seconds`
 (0: never mind) is not healthy, whatever it waits for: somebody has to look, though not every such wait (`no live
 generator`) is cured by a restart.
+
+Ready is another thing: a generator that has loaded a policy, a learner that takes groups. Nobody restarts what is not.
 """
 
 from __future__ import annotations
@@ -53,6 +55,7 @@ class Standing:
         self.stall_seconds, self._clock = stall_seconds, clock
         self._progress = clock()
         self._wait = Wait("none", "", self._progress)  # replaced whole: other threads read it
+        self._ready: Callable[[], bool] = lambda: False
         self._without_redis, self._missed_since, self._lock = 0, 0.0, threading.Lock()
 
     def _show_wait(self, reason: str, *, waits: bool) -> None:
@@ -89,6 +92,10 @@ class Standing:
         """Something was done."""
         self._progress = self._clock()
 
+    def ready_when(self, holds: Callable[[], bool]) -> None:
+        """The start is over, and from now on the process does its work while that holds; asked from any thread."""
+        self._ready = holds
+
     @property
     def waited(self) -> float:
         """Seconds that the present wait has lasted; 0 without one."""
@@ -106,12 +113,13 @@ class Standing:
         return 0.0 < self.stall_seconds <= self.idle
 
     def health(self) -> dict[str, Any]:
-        """For `/healthz`."""
+        """For `/healthz` and `/readyz`."""
         wait = self.wait
         since = round(self._clock() - wait.since, 1)
         return {
             "role": self.role,
             "healthy": not self.stalled,
+            "ready": self._ready(),
             "waiting": {"reason": wait.reason, "detail": wait.detail, "since_seconds": since},
             "last_progress_seconds": round(self.idle, 1),
         }

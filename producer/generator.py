@@ -68,6 +68,7 @@ class Generator:
         parts = (self.policy, self.engine, self.keeper, self.metrics)
         self.refresher = Refresher(self.name, *parts, self._pause, self._say, self.stopping.is_set)
         asked = (self.task, self.tokens, self.verifiers, self.metrics)
+        self.metrics.ready_when(self._ready)
         self.sampler = Sampler(self.name, self.recipe, self.engine, self.keeper, self.refresher, *asked)
 
     async def run(self) -> None:
@@ -187,6 +188,10 @@ class Generator:
         except Exception as last:
             self.failure = self.failure or last
             self.stopping.set()
+
+    def _ready(self) -> bool:
+        """It has loaded a policy, its engine lives, and it is not on its way out."""
+        return self.keeper.ready and self.engine.policy_version >= 0 and not self.stopping.is_set()
 
     # -- leaving -----------------------------------------------------------------------------------------------------
 

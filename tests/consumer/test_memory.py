@@ -181,7 +181,7 @@ def shipping(tmp_path: Path, **changed: Any) -> LearnerRecipe:
     save_file({"a": np.zeros((1000, 1000), np.float32), "b": np.zeros(1_000_000, np.float16)}, model / "m.safetensors")
     (model / "config.json").write_text("{}" * 100)
     plain = recipe(4).model_dump()
-    plain["run"]["model"] = str(model)
+    plain["run"] |= {"model": str(model), "directory": str(tmp_path / "runs")}
     for section, values in {"policy": {"backend": "redis"}, **changed}.items():
         plain[section] |= values
     return LearnerRecipe.model_validate(plain)

@@ -40,7 +40,7 @@ def test_health_is_json_and_names_what_the_process_waits_for(server: Server, met
     status, kind, body = get(server.port, "/healthz")
     assert (status, kind) == (200, "application/json")
     health = json.loads(body)
-    assert health.keys() == {"role", "healthy", "waiting", "last_progress_seconds"}
+    assert health.keys() == {"role", "healthy", "ready", "waiting", "last_progress_seconds"}
     assert health["role"] == metrics.role
     waiting = health["waiting"]
     assert waiting["reason"] in WAITING
@@ -86,3 +86,14 @@ def test_a_port_is_free_again_after_the_stop() -> None:
         server = serve(metrics, HOST, port, metrics.health)
         assert get(port, "/healthz")[0] == 200
         server.stop()
+
+
+def test_it_is_ready_once_it_does_its_work_and_while_that_holds(server: Server, metrics: Both) -> None:
+    assert get(server.port, "/readyz")[0] == 503
+    works = [True]
+    metrics.ready_when(lambda: works[0])
+    assert get(server.port, "/readyz")[0] == 200
+    works[0] = False
+    status, _, body = get(server.port, "/readyz")
+    assert (status, json.loads(body)["ready"]) == (503, False)
+    assert get(server.port, "/healthz")[0] == 200, "nobody restarts it for that"

@@ -125,6 +125,7 @@ def test_a_process_without_progress_is_red_and_the_view_still_reads_what_it_wait
         assert json.loads(body) == {
             "role": "learner",
             "healthy": False,
+            "ready": False,
             "waiting": {"reason": "no live generator", "detail": "t0000000003", "since_seconds": 101.0},
             "last_progress_seconds": 601.0,
         }

@@ -14,9 +14,9 @@ from tests.system.pipeline import Pipeline, wait_until
 PATIENCE = ["--monitoring.stall_seconds", "3", "--monitoring.warn_seconds", "1"]
 
 
-def health(port: int) -> tuple[int, Any]:
+def health(port: int, path: str = "/healthz") -> tuple[int, Any]:
     try:
-        status, _, body = get(port, "/healthz")
+        status, _, body = get(port, path)
         return status, json.loads(body)
     except OSError:  # not up yet
         return 0, None
@@ -34,12 +34,14 @@ def test_a_learner_without_generators_turns_red_and_its_generator_is_idle(tmp_pa
         run.learner("--monitoring.learner_port", str(port))
         wait_until(lambda: health(port)[0] == 503, "the learner is red")
         assert health(port)[1]["waiting"]["reason"] == "task card"
+        assert health(port, "/readyz")[0] == 503
         wait_until(lambda: "still waiting" in run.log("learner"), "the watchdog says so")
         told = next(json.loads(line) for line in run.log("learner").splitlines() if "still waiting" in line)
         assert (told["role"], told["reason"], told["level"]) == ("learner", "task card", "warning")
         run.generator("generator", "--monitoring.generator_port", str(other))
         wait_until(lambda: health(port)[0] == 200, "the learner is green")
         wait_until(lambda: run.step() >= 1, "a step is done")
+        assert [health(one, "/readyz")[0] for one in (port, other)] == [200, 200]
         run.processes["learner"].kill()
         wait_until(lambda: no_ticket_for(health(other)[1]) > 4, "nothing comes")
         status, told = health(other)
