@@ -25,7 +25,7 @@ export TOKENIZERS_PARALLELISM := false
 
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help install lint format type test test-fast demo objectives up eval stop broker acl producer consumer top monitoring exporter ledger dead-letters explain report tensorboard crash-matrix soak bench bench-learner bench-verifiers bench-instrumentation bench-audit staleness exhibit curriculum dashboards screenshots fuzz lock clean FORCE
+.PHONY: help install lint format type test test-fast demo objectives up eval stop broker acl producer join consumer top monitoring exporter ledger dead-letters explain report tensorboard crash-matrix soak bench bench-learner bench-verifiers bench-instrumentation bench-audit staleness exhibit curriculum dashboards screenshots fuzz lock clean FORCE
 
 help:
 	@echo 'make VERB [RECIPE=recipes/demo.toml] [DEVICE=cpu|cuda] [PYTHON=python3.11] [ARGS="…"]'
@@ -51,6 +51,9 @@ acl: $(RUNTIME) ## make Redis users for the roles, and their passwords, in secre
 
 producer: $(RUNTIME) ## run one generator of RECIPE
 	@exec $(PY) -m deploy.role producer $(RECIPE) $(ARGS)
+
+join: $(RUNTIME) ## run one generator of a run that goes on elsewhere: REDIS=redis://host:6379 RUN=demo MODEL=name-or-directory
+	@exec $(PY) -m deploy.role producer --join '$(RUN)' $(if $(REDIS),--broker.url '$(REDIS)') $(if $(MODEL),--run.model '$(MODEL)') $(ARGS)
 
 consumer: $(RUNTIME) ## run the learner of RECIPE
 	@exec $(PY) -m deploy.role consumer $(RECIPE) $(ARGS)

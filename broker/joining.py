@@ -70,6 +70,17 @@ def announce(client: redis.Redis, keys: Keys, fingerprint: Fingerprint, recipe: 
     client.delete(keys.finished)  # of an earlier end: there is more to do now
 
 
+def wait_for_recipe(client: redis.Redis, keys: Keys, seconds: float = 600.0) -> dict[str, Any]:
+    """The run's whole recipe, once its learner has announced it. Raises `Refused`."""
+    _wait(lambda: client.exists(keys.recipe), seconds, f"no learner has announced the run {keys.run}")
+    raw: Any = client.get(keys.recipe)
+    try:
+        return read_object(raw)
+    except Malformed as error:
+        cause = f"the recipe of run {keys.run} in Redis cannot be read ({error})"
+        raise Refused(cause, "use another run.name") from None
+
+
 def join(client: redis.Redis, keys: Keys, fingerprint: Fingerprint, seconds: float = 600.0) -> None:
     """A generator waits until the learner has announced the run, and refuses to join another one."""
     _wait(lambda: client.exists(keys.fingerprint), seconds, f"no learner has announced the run {keys.run}")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 from urllib.parse import unquote
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from broker.audit import LEAST_BYTES, MOST_BYTES
 from broker.errors import Refused
@@ -163,6 +163,17 @@ class RecipeBase(BaseModel):
     broker: BrokerSettings = BrokerSettings()
     policy: PolicySettings = PolicySettings()
     sampling: SamplingSettings
+    _others: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @property
+    def others(self) -> dict[str, Any]:
+        """The sections that other rooms own, as they were written."""
+        return self._others
+
+    def whole(self) -> dict[str, Any]:
+        """Every section as plain data: ours resolved, those of other rooms as they were written; no secrets."""
+        ours: dict[str, Any] = json.loads(self.model_dump_json(exclude_none=True))
+        return {**self.others, **ours}
 
     @property
     def policy_directory(self) -> Path:
@@ -198,21 +209,35 @@ def load(
     `edit` changes what the file says before anything is laid over it. Sections that other rooms own are dropped; keys
     nobody knows are refused. Raises `Refused` with one line.
     """
-    data = _read(path)
+    return compose(kind, _read(path), str(path), flags, environ, edit)
+
+
+def compose(
+    kind: type[R],
+    data: dict[str, Any],
+    origin: str,
+    flags: list[str] | None = None,
+    environ: dict[str, str] | None = None,
+    edit: Callable[[dict[str, Any]], None] | None = None,
+) -> R:
+    """As `load`, from a document that is there already; `origin` says where it is from."""
     overrides = _from_environment(dict(os.environ) if environ is None else environ) + _from_flags(flags or [])
     for section in [*data, *(section for (section, _), _ in overrides)]:
         if section not in SECTIONS:
-            raise Refused(f"{path}: unknown section [{section}]", f"known sections are {', '.join(SECTIONS)}")
+            raise Refused(f"{origin}: unknown section [{section}]", f"known sections are {', '.join(SECTIONS)}")
         if not isinstance(data.setdefault(section, {}), dict):
-            raise Refused(f"{path}: {section} is not a section", f"write [{section}] on a line and its keys below")
+            raise Refused(f"{origin}: {section} is not a section", f"write [{section}] on a line and its keys below")
     if edit is not None:
         edit(data)
     for (section, key), value in overrides:
         data[section][key] = _plain(value)
     try:
-        return kind.model_validate({k: v for k, v in data.items() if k in kind.model_fields})
+        made = kind.model_validate({k: v for k, v in data.items() if k in kind.model_fields})
     except ValidationError as error:
-        raise Refused(f"{path}: {_one_line(error)}") from None
+        raise Refused(f"{origin}: {_one_line(error)}") from None
+    if isinstance(made, RecipeBase):
+        made.others.update({k: v for k, v in data.items() if k not in kind.model_fields})
+    return made
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def build(recipe: ProcessRecipe, metrics: LearnerMetrics, ranks: Ranks) -> Learn
     agree(client, keys, fingerprint)
     metrics.starting("model")
     trainer = load_trainer(LeadingTrainer, recipe, ranks)
-    announce(client, keys, fingerprint, json.dumps(recipe.model_dump(mode="json")))
+    announce(client, keys, fingerprint, json.dumps(recipe.whole(), default=str))
     create_groups(client, keys)
     reached("learner.announced")
     fence = Fence(client, keys, patience)

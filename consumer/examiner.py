@@ -54,7 +54,7 @@ def examine(recipe: ProcessRecipe, metrics: LearnerMetrics) -> None:
     blocking = connect(recipe.broker, url, blocking_seconds=CLAIM_SECONDS, patience=patience)
     keys, fingerprint, folder = Keys(recipe.run.name), Fingerprint.of(recipe), RunFolder.of(recipe.run)
     folder.make()
-    announce(client, keys, fingerprint, json.dumps(recipe.model_dump(mode="json")))
+    announce(client, keys, fingerprint, json.dumps(recipe.whole(), default=str))
     create_groups(client, keys)
     fence = Fence(client, keys, patience)
     ledger = Ledger(client, keys, "eval", fence)

@@ -56,7 +56,13 @@ class LearnerSettings(Section):
         description="FLOP/s of the device, for MFU; none: as its maker says, where that is known",
     )
     gradient_checkpointing: bool = False
-    ranks: int = Field(1, ge=1, description="processes that train together on this machine, each on a GPU of its own")
+    ranks: int = Field(1, ge=1, description="processes that train together on a machine, each on a GPU of its own")
+    nodes: int = Field(
+        1,
+        ge=1,
+        description="machines with `ranks` processes each, which share run.directory; each is told by NODE_RANK, "
+        "MASTER_ADDR and MASTER_PORT which it is and where the first one is",
+    )
     threads: int = Field(0, ge=0, description="CPU threads; 0: torch's own choice")
     checkpoint_every: int = Field(10, ge=1, description="optimizer steps between durable checkpoints")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints that stay")

@@ -1,0 +1,71 @@
+"""Joining a run from anywhere: a generator's recipe from Redis, where the run's learner has put it.
+
+Invariant: what is joined is the learner's recipe, but for what is this machine's own: how it reaches Redis, where the
+model is, and what flags and environment say. Refuses to know what a generator does.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from broker.connection import connect, require
+from broker.errors import Refused
+from broker.joining import wait_for_recipe
+from broker.keys import Keys
+from broker.settings import BrokerSettings, compose, redis_url
+from deploy.recipe import Recipe
+
+OURS = ("url", "password", "password_file", "tls_ca", "tls_cert", "tls_key")  # of [broker]: how this machine gets there
+
+
+class _Name(BaseModel):
+    name: str = ""
+    model: str = ""
+
+
+class _Way(BaseModel):
+    """What this machine has to know by itself."""
+
+    broker: BrokerSettings = BrokerSettings()
+    run: _Name = _Name()
+
+
+def joined(run: str, flags: list[str]) -> Recipe:
+    """The recipe of `run` (else of what `run.name` says here), waited for. Raises `Refused` with one line."""
+    way = compose(_Way, {}, "flags and environment", flags)
+    name = run or way.run.name
+    if not name:
+        raise Refused("which run is to be joined was not said", "--join NAME, or HEADRACE_RUN__NAME")
+    with connect(way.broker, redis_url(way.broker)) as client:
+        require(client)
+        document = wait_for_recipe(client, Keys(name))
+    recipe = compose(Recipe, _portable(document), f"the recipe of run {name}", [*flags, "--run.name", name])
+    if not way.run.model and not Path(recipe.run.model).is_dir():
+        raise Refused(
+            f"the model of run {name} is {recipe.run.model} where its learner is, and not here",
+            "give its name or directory: --run.model, or HEADRACE_RUN__MODEL",
+        )
+    if recipe.policy.backend == "directory" and not recipe.policy_directory.is_dir():
+        raise Refused(
+            f"the weights of run {name} travel through the directory {recipe.policy_directory}, which is not here",
+            "give where it is mounted as policy.directory; or have the learner use policy.backend = redis",
+        )
+    return recipe
+
+
+def written(recipe: Recipe) -> Path:
+    """As a file, for a process that is about to begin."""
+    with tempfile.NamedTemporaryFile("w", prefix=f"headrace-{recipe.run.name}-", suffix=".toml", delete=False) as file:
+        file.write(recipe.toml())
+    return Path(file.name)
+
+
+def _portable(document: dict[str, Any]) -> dict[str, Any]:
+    broker = document.get("broker")
+    if isinstance(broker, dict):
+        document["broker"] = {key: value for key, value in broker.items() if key not in OURS}
+    return document
