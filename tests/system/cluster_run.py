@@ -27,8 +27,8 @@ PORT, RUN, LEASE, BOUND, DEPTH, GROUPS = 6379, "tiny", 4.0, 8, 2, 4
 ENDLESS, LAST_STEPS = 1_000_000, 6
 FLAGS = f"""--run.steps {ENDLESS} --run.max_staleness {BOUND} --learner.pipeline_depth {DEPTH}
     --learner.groups_per_step {GROUPS} --learner.learning_rate 1e-7 --learner.checkpoint_every 20
-    --learner.eval_problems 4 --learner.max_degenerate_in_a_row 100000 --broker.lease_seconds {LEASE} --broker.command_timeout 2
-    --policy.backend redis --policy.lease_seconds 20"""
+    --learner.eval_problems 4 --learner.max_degenerate_in_a_row 100000
+    --broker.lease_seconds {LEASE} --broker.command_timeout 2 --policy.backend redis --policy.lease_seconds 20"""
 
 
 @dataclass
