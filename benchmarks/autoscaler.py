@@ -1,6 +1,6 @@
 """How many generators there should be: signals read from scrapes, and the control law that KEDA leaves to Kubernetes.
 
-Invariant: what is decided is a function of samples and of decisions of the last five minutes, as in a cluster: nothing
+Invariant: what is decided is a function of samples and of decisions of the last minutes, as in a cluster: nothing
 here knows the true load. Refuses to know where samples come from, and how long a generator takes to start.
 """
 
@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from benchmarks.virtual_load import OCCUPANCY
+
 WINDOW = 600.0  # seconds of the means
 INTERVAL = 30.0  # seconds between scrapes
-OCCUPANCY = 0.85  # of the slots: what is meant to be busy in the mean
 MOST_WAIT = 0.5  # of the learner's time that counts: demand is taken for twice what is served, at most
 
 
@@ -43,7 +44,7 @@ def mean(scrapes: Scrapes, value: Callable[[Scrape], float], seconds: float = WI
 
 
 def wait(scrapes: Scrapes, seconds: float = WINDOW) -> float:
-    """rate(waited[seconds]), of the whole window also where the series has just begun: time spent waiting, a fraction."""
+    """rate(waited[seconds]): the part of the window, also of one that has just begun, in which the learner waited."""
     window = recent(scrapes, seconds)
     passed = max(window[-1].time - window[0].time, seconds - INTERVAL)
     return min(1.0, (window[-1].waited - window[0].waited) / passed)
@@ -58,6 +59,21 @@ def wanted(scrapes: Scrapes) -> float:
     """Slots that would be busy if the learner did not wait while tickets lie about."""
     missing = wait(scrapes) * mean(scrapes, lambda scrape: scrape.waiting > 0)
     return claimed(scrapes) / (1 - min(missing, MOST_WAIT))
+
+
+def claimed_now(scrapes: Scrapes) -> float:
+    """Slots that are busy."""
+    return scrapes[-1].claimed
+
+
+def lag(scrapes: Scrapes) -> float:
+    """Tickets that nobody has claimed."""
+    return scrapes[-1].waiting
+
+
+def waits(scrapes: Scrapes) -> float:
+    """The learner's wait in the last two minutes."""
+    return wait(scrapes, 120.0)
 
 
 @dataclass(frozen=True)
@@ -75,17 +91,27 @@ def share(slots: int) -> float:
     return OCCUPANCY * slots
 
 
+def whole(slots: int) -> float:
+    """A ticket for every slot lies about."""
+    return slots
+
+
+def tolerable(_: int) -> float:
+    """A twentieth of the learner's time."""
+    return 0.05
+
+
 CLAIMED = Signal("claimed, ten-minute mean", claimed, share)
 WANTED = Signal("wanted: claimed over the learner's busy share", wanted, share)
-PRESENT = Signal("claimed, without the mean", lambda scrapes: scrapes[-1].claimed, share)
-LAG = Signal("stream lag", lambda scrapes: scrapes[-1].waiting, lambda slots: slots)
-WAIT = Signal("learner's wait fraction", lambda scrapes: wait(scrapes, 120.0), lambda _: 0.05, "ratio")
+PRESENT = Signal("claimed, without the mean", claimed_now, share)
+LAG = Signal("stream lag", lag, whole)
+WAIT = Signal("learner's wait fraction", waits, tolerable, "ratio")
 SIGNALS = (WANTED, CLAIMED, PRESENT, LAG, WAIT)
 
 
 @dataclass
 class Autoscaler:
-    """HorizontalPodAutoscaler's control law, with its defaults, asked every `interval`."""
+    """HorizontalPodAutoscaler's control law, with its defaults but for `stabilisation` (300)."""
 
     signal: Signal
     slots: int
@@ -93,7 +119,7 @@ class Autoscaler:
     most: int = 30
     interval: float = 30.0
     tolerance: float = 0.1
-    stabilisation: float = 300.0  # shrinks to the largest number that was recommended in so many seconds
+    stabilisation: float = 900.0  # shrinks to the largest number that was recommended in so many seconds
     recommended: list[tuple[float, int]] = field(default_factory=list)
 
     def decide(self, scrapes: Scrapes, now: float, current: int) -> int:

@@ -13,9 +13,11 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
@@ -31,22 +33,9 @@ from broker.settings import BrokerSettings
 ROOT = Path(__file__).parents[1]
 FOUND = ROOT / "runs" / "autoscaling.json"
 HOUR = 3600.0
-BASE, FAST, LONG = Load(240.0, 240.0), Load(120.0, 240.0), Load(240.0, 384.0)
+DEFAULT = Shape()
+BASE, FAST, LONG, STILL = Load(240.0, 240.0), Load(120.0, 240.0), Load(240.0, 384.0), Load(1200.0, 240.0)
 FIXED = (4, 5, 6, 7, 9)
-
-
-def becomes(load: Load) -> Callable[[Run], None]:
-    """From then on things take other times."""
-
-    def happen(run: Run) -> None:
-        run.load = load
-
-    return happen
-
-
-def lose_a_third(run: Run) -> None:
-    """Of the generators that are up."""
-    run.fleet.lose(1 / 3)
 
 
 @dataclass(frozen=True)
@@ -57,10 +46,16 @@ class Scenario:
     hours: float
     settled: Sequence[tuple[float, float]]
     signals: Sequence[Signal]
-    changes: Sequence[tuple[float, Callable[[Run], None]]] = ()
+    loads: Sequence[tuple[float, Load]] = ()
+    losses: Sequence[float] = ()  # of a third of the generators that are up
     replicas: int = 6
-    shape: Shape = Shape()
+    shape: Shape = DEFAULT
     most: int = 30
+    stabilisation: float = 900.0
+
+    def scaler(self, signal: Signal) -> Autoscaler:
+        """A new one."""
+        return Autoscaler(signal, self.shape.slots, most=self.most, stabilisation=self.stabilisation)
 
 
 LOADS = Scenario(
@@ -68,14 +63,29 @@ LOADS = Scenario(
     6.0,
     ((1.25, 2.0), (3.5, 4.25), (5.25, 6.0)),
     SIGNALS,
-    ((2.0, becomes(FAST)), (4.25, becomes(BASE))),
+    ((2.0, FAST), (4.25, BASE)),
     replicas=1,
 )
-LOSSES = tuple((hour, lose_a_third) for hour in (1.0, 1.75, 2.0, 2.25, 2.5, 2.75))
+STANDSTILL = ((1.25, STILL), (1.25 + 0.08, BASE))  # one step begins meanwhile
 SCENARIOS = (
     LOADS,
-    Scenario("groups take 1.6 times as long", 3.0, ((2.0, 3.0),), (WANTED, CLAIMED), ((1.0, becomes(LONG)),)),
-    Scenario("a third lost at once, then five times more", 4.0, ((1.0, 4.0),), (WANTED, CLAIMED), LOSSES),
+    Scenario("groups take 1.6 times as long", 3.0, ((2.0, 3.0),), (WANTED, CLAIMED), ((1.0, LONG),)),
+    Scenario(
+        "a third lost at once, then five times more",
+        4.0,
+        ((1.0, 4.0),),
+        (WANTED, CLAIMED),
+        losses=(1.0, 1.75, 2.0, 2.25, 2.5, 2.75),
+    ),
+    Scenario("a step takes 20 minutes instead of 4", 2.5, ((1.0, 2.5),), (WANTED, CLAIMED), STANDSTILL),
+    Scenario(
+        "the same, shrinking after 5 minutes instead of 15",
+        2.5,
+        ((1.0, 2.5),),
+        (WANTED, CLAIMED),
+        STANDSTILL,
+        stabilisation=300.0,
+    ),
     Scenario(
         "depth 1: credit is the limit", 2.0, ((1.0, 2.0),), (WANTED, CLAIMED, LAG, WAIT), shape=Shape(pipeline_depth=1)
     ),
@@ -112,8 +122,8 @@ class Outcome:
 
 def turns(numbers: Sequence[int]) -> int:
     """How often a series changes its direction."""
-    moves = [b - a for a, b in zip(numbers, numbers[1:], strict=False) if a != b]
-    return sum(a * b < 0 for a, b in zip(moves, moves[1:], strict=False))
+    moves = [b - a for a, b in pairwise(numbers) if a != b]
+    return sum(a * b < 0 for a, b in pairwise(moves))
 
 
 def outcome(run: Run, scenario: Scenario, signal: str) -> Outcome:
@@ -129,7 +139,7 @@ def outcome(run: Run, scenario: Scenario, signal: str) -> Outcome:
     return Outcome(
         scenario.name,
         signal,
-        tuple(sights[-1].needed for sights in whiles),
+        tuple(sights[0].needed for sights in whiles),
         tuple(map(min, replicas)),
         tuple(map(max, replicas)),
         sum(map(turns, replicas)),
@@ -143,7 +153,7 @@ def outcome(run: Run, scenario: Scenario, signal: str) -> Outcome:
     )
 
 
-def played(scenario: Scenario, signal: Signal | None, replicas: int = 0, seed: int = 1) -> Outcome:
+def played(scenario: Scenario, signal: Signal | None, replicas: int, seed: int = 1) -> Outcome:
     """One run on a Redis of its own. No signal: `replicas` generators, from start to end."""
     started, name = time.perf_counter(), signal.name if signal else f"{replicas} fixed"
     memory = MEMORY if MEMORY.is_dir() else None
@@ -152,19 +162,19 @@ def played(scenario: Scenario, signal: Signal | None, replicas: int = 0, seed: i
         EmbeddedServer(Path(folder), unix_socket=True) as server,
         connect(BrokerSettings(), server.url) as client,
     ):
-        scaler = Autoscaler(signal, scenario.shape.slots, most=scenario.most) if signal else None
+        scaler = scenario.scaler(signal) if signal else None
         run = Run(client, Keys("scaling"), scenario.shape, BASE, scaler, seed)
-        for hour, happen in scenario.changes:
-            run.at(hour * HOUR, happen)
-        run.play(scenario.hours * HOUR, replicas or scenario.replicas)
+        for hour, load in scenario.loads:
+            run.at(hour * HOUR, partial(Run.meet, load=load))
+        for hour in scenario.losses:
+            run.at(hour * HOUR, lambda run: run.fleet.lose(1 / 3))
+        run.play(scenario.hours * HOUR, replicas)
         found = outcome(run, scenario, name)
     print(f"{scenario.name}: {name} ({time.perf_counter() - started:.0f} s)", flush=True)
     return found
 
 
-def sweep() -> Scenario:
-    """Nothing happens, to a number of generators that nobody changes."""
-    return Scenario("fixed", 2.5, ((1.0, 2.5),), ())
+UNCHANGED = Scenario("fixed", 2.5, ((1.0, 2.5),), ())
 
 
 def main() -> None:
@@ -172,8 +182,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench-autoscaling", description="generators scaled by several signals")
     parser.add_argument("--again", action="store_true", help="draw anew what was found last")
     if not parser.parse_args().again:
-        jobs = [(scenario, signal, 0) for scenario in SCENARIOS for signal in scenario.signals]
-        jobs += [(sweep(), None, replicas) for replicas in FIXED]  # type: ignore[list-item]
+        jobs: list[tuple[Scenario, Signal | None, int]]
+        jobs = [(scenario, signal, scenario.replicas) for scenario in SCENARIOS for signal in scenario.signals]
+        jobs += [(UNCHANGED, None, replicas) for replicas in FIXED]
         with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             futures = [pool.submit(played, *job) for job in jobs]
             outcomes = [asdict(future.result()) for future in futures]

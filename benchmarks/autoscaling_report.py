@@ -26,11 +26,13 @@ def page(outcomes: Sequence[Found]) -> str:
     lines = [
         "# Scaling generators",
         "",
-        "Written by `make bench-autoscaling`; what it means is in [docs/autoscaling.md](../docs/autoscaling.md). *settled*:",
-        "fewest and most generators wanted while nothing has changed for long enough, of those needed (offered load in",
-        "slots over slots per generator, rounded up). *turns*: changes of direction meanwhile. *reached*: minutes until as",
-        "many were up as were needed at first. *idle*: the learner's time without a batch, from start to end and settled.",
-        "*staleness*: of groups trained on, mean and maximum, and the bound. *hours*: generators times hours.",
+        "Written by `make bench-autoscaling`; what it means is in [docs/autoscaling.md](../docs/autoscaling.md).",
+        "",
+        "*settled*: fewest and most generators wanted while nothing has changed for long enough, of those needed",
+        "(offered load in slots over 0.85 of the slots of a generator, rounded up). *turns*: changes of direction",
+        "meanwhile. *reached*: minutes until as many were up as were needed at first. *idle*: the learner's time",
+        "without a batch, from start to end and settled. *staleness*: of groups trained on, mean and maximum, and the",
+        "bound. *hours*: generators times hours. *groups*: trained on and degenerate; in no run was one stale or lost.",
     ]
     for name in dict.fromkeys(found["scenario"] for found in scaled):
         lines += ["", f"## {name[0].upper()}{name[1:]}", "", *_table([f for f in scaled if f["scenario"] == name])]

@@ -13,6 +13,7 @@ from statistics import NormalDist
 import numpy as np
 
 SPREAD, LONGEST = 1.0, 6.0  # sigma of the logarithm of a group's time, and where max_tokens cuts it off, in means
+OCCUPANCY = 0.85  # of the slots: what is meant to be busy in the mean, so that a stock can be built up again
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Shape:
     slots: int = 8
     groups_per_step: int = 32
     pipeline_depth: int = 6
-    max_staleness: int = 12
+    max_staleness: int = 16
     degenerate: float = 0.2
     publication_seconds: float = 2.0
     refresh_seconds: float = 2.0
@@ -62,5 +63,5 @@ class Shape:
         return self.groups_per_step / (1 - self.degenerate) / load.step_seconds * load.held_seconds
 
     def needed(self, load: Load) -> int:
-        """Generators that can just do it: offered load in slots over the slots of a generator."""
-        return math.ceil(self.offered(load) / self.slots)
+        """Generators for it: offered load in slots over OCCUPANCY of the slots of a generator."""
+        return math.ceil(self.offered(load) / (OCCUPANCY * self.slots))

@@ -56,6 +56,10 @@ class Run:
         """Plan a change."""
         self.agenda.at(time, lambda: happen(self))
 
+    def meet(self, load: Load) -> None:
+        """From now on things take other times."""
+        self.load = load
+
     def play(self, until: float, replicas: int = 1) -> None:
         """From `replicas` generators that are up, to the end, after which everything trained on is final."""
         chance = np.random.default_rng(self.seed)
@@ -111,4 +115,4 @@ class Run:
 
 def between(sights: Sequence[Sight], since: float, until: float) -> Sequence[Sight]:
     """Those of a while, seconds."""
-    return [sight for sight in sights if since <= sight.time <= until]
+    return [sight for sight in sights if since <= sight.time < until]
