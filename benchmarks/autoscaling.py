@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -69,6 +69,7 @@ LOADS = Scenario(
 STANDSTILL = ((1.25, STILL), (1.25 + 0.08, BASE))  # one step begins meanwhile
 SCENARIOS = (
     LOADS,
+    replace(LOADS, name=f"{LOADS.name}; shrinking after 5 minutes instead of 15", stabilisation=300.0),
     Scenario("groups take 1.6 times as long", 3.0, ((2.0, 3.0),), (WANTED, CLAIMED), ((1.0, LONG),)),
     Scenario(
         "a third lost at once, then five times more",
@@ -79,13 +80,14 @@ SCENARIOS = (
     ),
     Scenario("a step takes 20 minutes instead of 4", 2.5, ((1.0, 2.5),), (WANTED, CLAIMED), STANDSTILL),
     Scenario(
-        "the same, shrinking after 5 minutes instead of 15",
+        "a step takes 20 minutes instead of 4; shrinking after 5 minutes instead of 15",
         2.5,
         ((1.0, 2.5),),
         (WANTED, CLAIMED),
         STANDSTILL,
         stabilisation=300.0,
     ),
+    Scenario("depth 3: as little as sizing allows", 2.5, ((1.0, 2.5),), SIGNALS, shape=Shape(pipeline_depth=3)),
     Scenario(
         "depth 1: credit is the limit", 2.0, ((1.0, 2.0),), (WANTED, CLAIMED, LAG, WAIT), shape=Shape(pipeline_depth=1)
     ),

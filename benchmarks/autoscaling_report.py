@@ -67,8 +67,15 @@ def picture(outcomes: Sequence[Found], name: str, settled: Sequence[tuple[float,
     rows = figure.subplots(3, len(found), sharex=True, sharey="row", squeeze=False)
     for column, each in zip(rows.T, found, strict=True):
         _column(column, each, settled)
-    for axes, label in zip(rows[:, 0], ("generators", "learner idle, %", "staleness, versions"), strict=True):
+    most = max(sight["replicas"] for each in found for sight in each["sights"])
+    tops = (
+        ("generators", 1.05 * most),
+        ("learner idle, %", 100),
+        ("staleness, versions", 1.3 * found[0]["staleness"][2]),
+    )
+    for axes, (label, top) in zip(rows[:, 0], tops, strict=True):
         axes.set_ylabel(label, color=INK)
+        axes.set_ylim(0, top)
         axes.legend(loc="upper right", frameon=False, fontsize=9)
     out = io.BytesIO()
     figure.savefig(out, format="png")
@@ -82,7 +89,7 @@ def _column(column: Any, found: Found, settled: Sequence[tuple[float, float]]) -
     generators.set_title(found["signal"].replace(": ", ":\n"), loc="left", color=INK, fontsize=11)
     generators.step(hours, [s["replicas"] for s in sights], where="post", color=INK, linewidth=1.4, label="wanted")
     generators.step(hours, [s["up"] for s in sights], where="post", color=MEAN, linewidth=0.9, label="up")
-    generators.step(hours, [s["needed"] for s in sights], where="post", color=NEEDED, linestyle="--", label="needed")
+    generators.step(hours, [s["needed"] for s in sights], where="post", color=WAITED, linestyle="--", label="needed")
     waited, back = np.array([s["waited"] for s in sights]), round(MINUTES * 60 / (HOUR * (hours[1] - hours[0])))
     idle.plot(hours[back:], 100 * (waited[back:] - waited[:-back]) / (60 * MINUTES), color=WAITED, label="10 minutes")
     aged = [(at, s["staleness"]) for at, s in zip(hours, sights, strict=True) if s["staleness"]]
@@ -92,7 +99,6 @@ def _column(column: Any, found: Found, settled: Sequence[tuple[float, float]]) -
     staleness.axhline(found["staleness"][2], color=NEEDED, linestyle="--", label="bound")
     staleness.set_xlabel("hours", color=INK)
     for axes in column:
-        axes.set_ylim(bottom=0)
         axes.grid(axis="y", color=FAINT, linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
         for since, until in settled:
