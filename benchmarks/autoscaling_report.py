@@ -76,7 +76,7 @@ def picture(outcomes: Sequence[Found], name: str, settled: Sequence[tuple[float,
     for axes, (label, top) in zip(rows[:, 0], tops, strict=True):
         axes.set_ylabel(label, color=INK)
         axes.set_ylim(0, top)
-        axes.legend(loc="upper right", frameon=False, fontsize=9)
+        axes.legend(loc="upper right", frameon=False, fontsize=9, ncols=3)
     out = io.BytesIO()
     figure.savefig(out, format="png")
     return out.getvalue()
