@@ -221,10 +221,10 @@ def main() -> None:
 
 def _say_how(path: Path, recipe: Recipe) -> None:
     """To look, and to end."""
-    run = current(recipe.run).name
-    of = "" if path == USUAL else f" RECIPE={path}"
-    print(f"{run} has been started: `make top{of}` shows it, `make logs{of}` what its processes say, ", end="")
-    print(f"`make report RUN={run}` sums it up, `make down{of}` ends it")
+    run, of = current(recipe.run).name, "" if path == USUAL else f" RECIPE={path}"
+    print(f"{run} has been started and goes on in the background")
+    print(f"  make top{of} shows it, make logs{of} what its processes say")
+    print(f"  make report RUN={run} sums it up, make down{of} ends it")
 
 
 if __name__ == "__main__":

@@ -194,12 +194,10 @@ class Generator:
 
     async def _drain(self) -> None:
         """Let groups in flight finish for a while, then hand back what is left."""
-        served = asyncio.gather(*(tasks := [task for _, task in self.serving.values()]), return_exceptions=True)
-        hurried: asyncio.Future[Any] = asyncio.ensure_future(self.hurried.wait())
-        await asyncio.wait(
-            (served, hurried), timeout=self.recipe.generator.drain_seconds, return_when="FIRST_COMPLETED"
-        )
-        hurried.cancel()
+        tasks = [task for _, task in self.serving.values()]
+        served, limit = asyncio.gather(*tasks, return_exceptions=True), self.recipe.generator.drain_seconds
+        hurry: asyncio.Future[Any] = asyncio.ensure_future(self.hurried.wait())
+        await asyncio.wait((served, hurry), timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         self.tickets.patience.leaving.set()  # what can be handed back at once is, and nothing is waited for
         for task in (hurry, *tasks):
             task.cancel()  # which does nothing to one that is done
