@@ -86,7 +86,7 @@ class Watch:
         self._alarm.stop()
 
     def _follow_recipe(self) -> None:
-        """The launcher writes the recipe as resolved when it begins, and again when it goes on; `make scale` a count."""
+        """The launcher writes the recipe as resolved whenever it begins, `make scale` how many generators there are."""
         changed = _changed(self.folder.recipe), _changed(self.folder.generators)
         if changed[0] is None or changed == self._recipe_changed:
             return
