@@ -20,7 +20,7 @@ OVERLAY ?= cpu
 $(if $(filter local compose k8s,$(ENV)),,$(error ENV is local, compose or k8s, not "$(ENV)"))
 HERE := $(filter local,$(ENV))
 given = $(filter-out 0,$(1))
-ELSEWHERE = $(PYTHON) -m deploy.verbs --env $(ENV) --overlay '$(OVERLAY)' $(if $(call given,$(DRY)),--dry)
+ELSEWHERE = $(PYTHON) -m deploy.verbs --env $(ENV) --overlay '$(OVERLAY)' --device $(DEVICE) $(if $(call given,$(DRY)),--dry)
 SIDE_BY_SIDE := -n 2 --dist loadgroup
 RUNTIME := .venv/.installed
 DEV := .venv/.installed-dev

@@ -17,12 +17,18 @@ from pathlib import Path
 
 from broker.errors import Refused
 
-ROLES = ("generator", "learner", "monitor")  # whose passwords pods are given; the admin's stays with a person
-USERS = "users.acl"
+# What pods are given of the folder that `make acl` made; the admin's password stays with a person.
+SECRETS = {
+    "redis-users": ("users.acl", "monitor.password"),
+    "redis-learner": ("learner.password",),
+    "redis-generator": ("generator.password",),
+    "redis-monitor": ("monitor.password",),
+}
 NAMESPACE = "headrace"
 COMPOSE = ["docker", "compose", "-f", "deploy/compose.yaml"]
+ON_A_GPU = ["-f", "deploy/compose.gpu.yaml"]
 KUBECTL = ["kubectl", "-n", NAMESPACE]
-OVERLAYS = Path("deploy/k8s/overlays")
+MANIFESTS = Path("deploy/k8s")
 APPLY = [*KUBECTL, "apply", "-f", "-"]
 Step = list[list[str]]  # one command, or several that are a pipe
 
@@ -41,27 +47,28 @@ class Compose:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
+        self.compose = [*COMPOSE, *(ON_A_GPU if options.device == "cuda" else [])]
 
     def up(self) -> list[Step]:
         """Build what has changed and start it all."""
         _require_secrets(self.options)
-        return [[[*COMPOSE, "up", "--detach", "--build"]]]
+        return [[[*self.compose, "up", "--detach", "--build"]]]
 
     def down(self) -> list[Step]:
         """End all; volumes stay unless they were named."""
-        return [[[*COMPOSE, "down", *(["--volumes"] if self.options.volumes else [])]]]
+        return [[[*self.compose, "down", *(["--volumes"] if self.options.volumes else [])]]]
 
     def logs(self) -> list[Step]:
         """Of all, or of one service."""
         follow = ["--follow"] if self.options.follow else []
         role = [self.options.role] if self.options.role else []
-        return [[[*COMPOSE, "logs", *follow, "--tail", str(self.options.lines), *role]]]
+        return [[[*self.compose, "logs", *follow, "--tail", str(self.options.lines), *role]]]
 
     def scale(self) -> list[Step]:
         """Generators alone: whatever else has been stopped stays so."""
         count = generators(self.options.count)
         go_on = ["up", "--detach", "--no-recreate", "--no-deps"]
-        return [[[*COMPOSE, *go_on, "--scale", f"generator={count}", "generator"]]]
+        return [[[*self.compose, *go_on, "--scale", f"generator={count}", "generator"]]]
 
 
 class Kubernetes:
@@ -71,16 +78,15 @@ class Kubernetes:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.overlay = OVERLAYS / options.overlay
+        self.overlay = MANIFESTS / "overlays" / options.overlay
 
     def up(self) -> list[Step]:
         """The namespace, then the secrets, then everything that needs them."""
         self._require_overlay()
         _require_secrets(self.options)
-        namespace = ["kubectl", "create", "namespace", NAMESPACE, "--dry-run=client", "-o", "yaml"]
-        files = {"redis": USERS, **{role: f"{role}.password" for role in ROLES}}
-        secrets = [self._secret(name, file) for name, file in files.items()]
-        return [[namespace, ["kubectl", "apply", "-f", "-"]], *secrets, [["kubectl", "apply", "-k", str(self.overlay)]]]
+        namespace = ["kubectl", "apply", "-f", str(MANIFESTS / "base" / "namespace.yaml")]
+        secrets = [self._secret(name, files) for name, files in SECRETS.items()]
+        return [[namespace], *secrets, [["kubectl", "apply", "-k", str(self.overlay)]]]
 
     def down(self) -> list[Step]:
         """End all; the volumes, and the namespace that holds them, stay unless they were named."""
@@ -103,22 +109,22 @@ class Kubernetes:
     def scale(self) -> list[Step]:
         """Generators; where KEDA scales them it will do so again."""
         count = generators(self.options.count)
-        return [[[*KUBECTL, "scale", "deployment/headrace-generator", f"--replicas={count}"]]]
+        return [[[*KUBECTL, "scale", "deployment/generator", f"--replicas={count}"]]]
 
-    def _secret(self, name: str, file: str) -> Step:
-        source = f"--from-file={file}={Path(self.options.secrets) / file}"
-        create = ["create", "secret", "generic", f"headrace-{name}", source, "--dry-run=client", "-o", "yaml"]
+    def _secret(self, name: str, files: tuple[str, ...]) -> Step:
+        sources = [f"--from-file={Path(self.options.secrets) / file}" for file in files]
+        create = ["create", "secret", "generic", name, *sources, "--dry-run=client", "-o", "yaml"]
         return [[*KUBECTL, *create], APPLY]
 
     def _require_overlay(self) -> None:
-        known = sorted(path.parent.name for path in OVERLAYS.glob("*/kustomization.yaml"))
+        known = sorted(path.parent.name for path in (MANIFESTS / "overlays").glob("*/kustomization.yaml"))
         if self.options.overlay not in known:
             raise Refused(f"no overlay {self.options.overlay!r}", f"OVERLAY is one of {', '.join(known)}")
 
 
 def _require_secrets(options: argparse.Namespace) -> None:
     """Raises `Refused` where a role would come up without its password."""
-    for name in (USERS, *(f"{role}.password" for role in ROLES)):
+    for name in sorted({name for names in SECRETS.values() for name in names}):
         if not options.dry and not (Path(options.secrets) / name).is_file():
             raise Refused(f"there is no {Path(options.secrets) / name}", "`make acl` makes the users of Redis")
 
@@ -154,6 +160,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("verb", choices=("up", "down", "logs", "scale"))
     parser.add_argument("--env", choices=("compose", "k8s"), required=True)
     parser.add_argument("--overlay", default="cpu", help="of deploy/k8s/overlays")
+    parser.add_argument("--device", default="cpu", help="cuda: containers are given the GPUs")
     parser.add_argument("--secrets", default="secrets", help="the folder that `make acl` made")
     parser.add_argument("--count", default="", help="how many generators")
     parser.add_argument("--role", default="", help="generator, learner, redis, …: the logs of these alone")
