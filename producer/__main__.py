@@ -44,7 +44,9 @@ def make_engine(recipe: GeneratorRecipe) -> Engine:
     if recipe.generator.engine == "vllm":
         from producer.vllm_engine import VllmEngine
 
-        return VllmEngine(recipe.run.model, recipe)
+        engine = VllmEngine(recipe.run.model, recipe)
+        engine.prepare()
+        return engine
     from producer.transformers_engine import TransformersEngine
 
     return TransformersEngine(recipe.run.model, recipe)
@@ -65,7 +67,9 @@ async def serve_run(recipe: ProcessRecipe, metrics: GeneratorMetrics) -> None:
     fingerprint = Fingerprint.of(recipe)
     create_groups(client, keys)
     metrics.starting("learner")
-    await asyncio.to_thread(join, client, keys, fingerprint)
+    joining = asyncio.ensure_future(asyncio.to_thread(join, client, keys, fingerprint))
+    engine = make_engine(recipe)  # its library takes seconds to import, as the learner takes to load
+    await joining
     card = task.card()
 
     def belong() -> None:
@@ -82,7 +86,6 @@ async def serve_run(recipe: ProcessRecipe, metrics: GeneratorMetrics) -> None:
 
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, leave)
-    engine = make_engine(recipe)
     if recipe.generator.engine == "vllm":
         metrics.show_vllm()
     scorings = [part.scoring for part in task.parts]
