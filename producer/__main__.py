@@ -66,9 +66,10 @@ async def serve_run(recipe: ProcessRecipe, metrics: GeneratorMetrics) -> None:
     task = fitting(make_task(recipe.task), tokens, limit, recipe.task.drop_long_prompts)
     fingerprint = Fingerprint.of(recipe)
     create_groups(client, keys)
-    metrics.starting("learner")
     joining = asyncio.ensure_future(asyncio.to_thread(join, client, keys, fingerprint))
+    metrics.starting("engine")
     engine = make_engine(recipe)  # its library takes seconds to import, as the learner takes to load
+    metrics.starting("learner")
     await joining
     card = task.card()
 

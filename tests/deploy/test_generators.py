@@ -74,8 +74,10 @@ def test_the_highest_numbers_leave_and_nobody_waits_for_them(crew: Crew) -> None
     crew.clock.now += DRAIN
     crew.be(1)
     assert crew.numbers == ([0], [1, 2]), "they may drain for as long as the recipe says"
+    leaving = list(crew.generators.leaving.values())
     (crew.folder / "go").touch()
     crew.become(1, ([0], []))
+    assert [child.status for child in leaving] == [0, 0], "by themselves"
     assert "hurried" not in crew.log(1).read_text() + crew.log(2).read_text()
     assert crew.log(0).read_text().split() == ["ready"], "and who stays is left alone"
 

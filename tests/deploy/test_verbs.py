@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from deploy.keep_data import without_data
-from deploy.verbs import SECRETS
+from deploy.verbs import SECRETS, run
 from tests.system.processes import ROOT
 
 MANIFESTS = ROOT / "deploy/k8s"
@@ -193,6 +193,19 @@ def test_a_namespace_and_a_claim_hold_data_and_who_only_mentions_them_does_not()
     kept = without_data(BUILT)
     assert re.findall(r"^kind: (\w+)", kept, re.MULTILINE) == ["ConfigMap", "Job"]
     assert "    kind: Namespace\n" in kept
+
+
+@needs_manifests
+def test_what_fails_ends_it_before_anything_else_is_done(machine: Machine) -> None:
+    assert machine.make("up", "ENV=k8s", STATUS="7").returncode != 0
+    assert machine.noted == [words("kubectl apply -f deploy/k8s/base/namespace.yaml")]
+
+
+@pytest.mark.parametrize("statuses", [(3, 0), (0, 3)])
+def test_a_pipe_ends_with_the_status_of_whatever_failed(statuses: tuple[int, int]) -> None:
+    with pytest.raises(SystemExit) as end:
+        run([[sys.executable, "-S", "-c", f"raise SystemExit({status})"] for status in statuses])
+    assert end.value.code == 3
 
 
 @needs_manifests
