@@ -49,8 +49,8 @@ down: $(if $(HERE),$(RUNTIME)) ## stop the run of RECIPE, in order (ENV=…: VOL
 
 stop: down ## the same
 
-logs: $(if $(HERE),$(RUNTIME)) ## what the processes of the run of RECIPE say, until Ctrl-C: ROLE=learner|generator|… LINES=20 FOLLOW=0
-	@exec $(if $(HERE),$(PY) -m monitoring.logs $(RECIPE),$(ELSEWHERE) logs) $(if $(ROLE),--role '$(ROLE)') $(if $(LINES),--lines '$(LINES)') $(if $(filter 0,$(FOLLOW)),--no-follow) $(ARGS)
+logs: $(if $(HERE),$(RUNTIME)) ## what the processes of the run of RECIPE say, until Ctrl-C: ROLE=learner|generator|… TAIL=20 FOLLOW=0
+	@exec $(if $(HERE),$(PY) -m monitoring.logs $(RECIPE),$(ELSEWHERE) logs) $(if $(ROLE),--role '$(ROLE)') $(if $(TAIL),--lines '$(TAIL)') $(if $(filter 0,$(FOLLOW)),--no-follow) $(ARGS)
 
 scale: $(if $(HERE),$(RUNTIME)) ## from now on N generators for the run of RECIPE: N=3, N=0 is a pause
 	@exec $(if $(HERE),$(PY) -m deploy.scale $(RECIPE),$(ELSEWHERE) scale) --count='$(N)' $(ARGS)

@@ -156,7 +156,7 @@ class Launcher:
             if number < self.recipe.generator.count:
                 raise
             want(self.folder, number)
-            print(f"{REFUSAL}{refusal}; the run goes on with {number} generators", file=sys.stderr, flush=True)
+            print(f"{REFUSAL}{refusal}; generators from now on: {number}", file=sys.stderr, flush=True)
 
     def _revive(self, child: Child) -> None:
         """Start it again if it has died. Raises `Refused` where that would be in vain."""

@@ -114,7 +114,7 @@ def test_generators_come_and_go_and_no_group_is_lost(run: Background, port: int)
 
         with socket.create_server(("127.0.0.1", port + 1)):  # what generator 1 would need
             assert "has 2 generators from now on, 1 more" in run.scale(2)
-            wait_until(lambda: "; the run goes on with 1 generators" in run.said, "it is said why there is no second")
+            wait_until(lambda: "; generators from now on: 1" in run.said, "it is said why there is no second")
         assert f"cannot serve metrics on 127.0.0.1:{port + 1}" in run.said
         assert wanted(run.folder) == 1
 

@@ -106,7 +106,7 @@ COMPOSE = "docker compose -f deploy/compose.yaml "
         ("stop", "down"),
         ("down VOLUMES=1", "down --volumes"),
         ("logs", "logs --follow --tail 20"),
-        ("logs FOLLOW=0 ROLE=learner LINES=5", "logs --tail 5 learner"),
+        ("logs FOLLOW=0 ROLE=learner TAIL=5", "logs --tail 5 learner"),
         ("scale N=3", "up --detach --no-recreate --no-deps --scale generator=3 generator"),
         ("scale N=0", "up --detach --no-recreate --no-deps --scale generator=0 generator"),
     ],
@@ -134,7 +134,7 @@ def test_containers_of_a_machine_with_a_gpu_are_given_it(machine: Machine) -> No
             "-l app.kubernetes.io/part-of=headrace --tail=20",
         ),
         (
-            "logs ROLE=generator FOLLOW=0 LINES=5",
+            "logs ROLE=generator FOLLOW=0 TAIL=5",
             "logs --prefix --all-containers "
             "-l app.kubernetes.io/part-of=headrace,app.kubernetes.io/component=generator --tail=5",
         ),
