@@ -44,9 +44,7 @@ def make_engine(recipe: GeneratorRecipe) -> Engine:
     if recipe.generator.engine == "vllm":
         from producer.vllm_engine import VllmEngine
 
-        engine = VllmEngine(recipe.run.model, recipe)
-        engine.prepare()
-        return engine
+        return VllmEngine(recipe.run.model, recipe)
     from producer.transformers_engine import TransformersEngine
 
     return TransformersEngine(recipe.run.model, recipe)
@@ -66,11 +64,8 @@ async def serve_run(recipe: ProcessRecipe, metrics: GeneratorMetrics) -> None:
     task = fitting(make_task(recipe.task), tokens, limit, recipe.task.drop_long_prompts)
     fingerprint = Fingerprint.of(recipe)
     create_groups(client, keys)
-    joining = asyncio.ensure_future(asyncio.to_thread(join, client, keys, fingerprint))
-    metrics.starting("engine")
-    engine = make_engine(recipe)  # its library takes seconds to import, as the learner takes to load
     metrics.starting("learner")
-    await joining
+    await asyncio.to_thread(join, client, keys, fingerprint)
     card = task.card()
 
     def belong() -> None:
@@ -87,6 +82,7 @@ async def serve_run(recipe: ProcessRecipe, metrics: GeneratorMetrics) -> None:
 
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, leave)
+    engine = make_engine(recipe)
     if recipe.generator.engine == "vllm":
         metrics.show_vllm()
     scorings = [part.scoring for part in task.parts]

@@ -8,8 +8,6 @@ Refuses to know tickets, rewards and where a policy's folder comes from.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import importlib
 import itertools
 import os
 from collections.abc import AsyncIterator, Awaitable
@@ -68,12 +66,6 @@ class VllmEngine:
     def alive(self) -> bool:
         """Its processes run, and its model is of one version."""
         return self._llm is not None and not self._lost and not self._llm.errored
-
-    def prepare(self) -> None:
-        """Import vLLM, so that `start` takes seconds less; what is wrong with it, `start` says."""
-        set_environment(self._recipe.generator.threads)
-        with contextlib.suppress(ImportError):
-            importlib.import_module("vllm.v1.engine.async_llm")
 
     async def start(self) -> None:
         """Start vLLM and load the model: 20 to 80 s, during which the event loop stands still. Raises `Refused`."""
