@@ -3,6 +3,7 @@
 #   DEVICE=cpu|cuda           what torch and vLLM are built for; found out if not given
 #   TORCH_INDEX_URL=…         the package index to take torch from
 #   RECIPE=recipes/demo.toml  the run's configuration; ARGS="…" goes to the program as it stands
+#   ENV=compose|k8s           up, down, logs and scale in containers or on Kubernetes; these need no .venv
 
 PYTHON ?= python3
 RECIPE ?= recipes/demo.toml
@@ -14,6 +15,12 @@ LOCK := $(or $(and $(filter cpu,$(DEVICE)),requirements/cpu.txt),$(and $(filter 
           $(error DEVICE is cpu or cuda, not "$(DEVICE)"))
 
 PY := .venv/bin/python
+ENV := local
+OVERLAY ?= cpu
+$(if $(filter local compose k8s,$(ENV)),,$(error ENV is local, compose or k8s, not "$(ENV)"))
+HERE := $(filter local,$(ENV))
+given = $(filter-out 0,$(1))
+ELSEWHERE = $(PYTHON) -m deploy.verbs --env $(ENV) --overlay '$(OVERLAY)' --device $(DEVICE) $(if $(call given,$(DRY)),--dry)
 SIDE_BY_SIDE := -n 2 --dist loadgroup
 RUNTIME := .venv/.installed
 DEV := .venv/.installed-dev
@@ -33,16 +40,24 @@ help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-22s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(RUNTIME) ## run the whole pipeline on this machine: Redis, generators, learner
-	@exec $(PY) -m deploy.launcher recipes/demo.toml $(ARGS)
+	@exec $(PY) -m deploy.launcher recipes/demo.toml $(if $(call given,$(DETACH)),--detach) $(ARGS)
 
-up: $(RUNTIME) ## the same with RECIPE
-	@exec $(PY) -m deploy.launcher $(RECIPE) $(ARGS)
+up: $(if $(HERE),$(RUNTIME)) ## the same with RECIPE; DETACH=1 in the background; ENV=compose or ENV=k8s OVERLAY=cpu elsewhere (DRY=1: only say how)
+	@exec $(if $(HERE),$(PY) -m deploy.launcher $(RECIPE) $(if $(call given,$(DETACH)),--detach),$(ELSEWHERE) up) $(ARGS)
+
+down: $(if $(HERE),$(RUNTIME)) ## stop the run of RECIPE, in order (ENV=…: VOLUMES=1 with all its data)
+	@exec $(if $(HERE),$(PY) -m deploy.launcher --stop $(RECIPE),$(ELSEWHERE) down $(if $(call given,$(VOLUMES)),--volumes)) $(ARGS)
+
+stop: down ## the same
+
+logs: $(if $(HERE),$(RUNTIME)) ## what the processes of the run of RECIPE say, until Ctrl-C: ROLE=learner|generator|… TAIL=20 FOLLOW=0
+	@exec $(if $(HERE),$(PY) -m monitoring.logs $(RECIPE),$(ELSEWHERE) logs) $(if $(ROLE),--role '$(ROLE)') $(if $(TAIL),--lines '$(TAIL)') $(if $(filter 0,$(FOLLOW)),--no-follow) $(ARGS)
+
+scale: $(if $(HERE),$(RUNTIME)) ## from now on N generators for the run of RECIPE: N=3, N=0 is a pause
+	@exec $(if $(HERE),$(PY) -m deploy.scale $(RECIPE),$(ELSEWHERE) scale) --count='$(N)' $(ARGS)
 
 eval: $(RUNTIME) ## how good a model is: MODEL=directory-or-name TASK=name on the held-out problems, sampled as in RECIPE
 	@exec $(PY) -m deploy.evaluate $(RECIPE) $(if $(MODEL),--model $(MODEL)) $(if $(TASK),--task $(TASK)) $(ARGS)
-
-stop: $(RUNTIME) ## stop the run of RECIPE, in order
-	@exec $(PY) -m deploy.launcher --stop $(RECIPE) $(ARGS)
 
 broker: $(RUNTIME) ## run the embedded Redis alone
 	@exec $(PY) -m broker.embedded $(ARGS)
@@ -117,6 +132,9 @@ type: $(DEV) ## check types (mypy, strict)
 
 bench: $(RUNTIME) ## what the figures in README.md come from: the demo with three seeds
 	@exec $(PY) -m benchmarks.demo $(ARGS)
+
+bench-cold-start: $(RUNTIME) ## from `make up` to the first optimizer step, phase by phase: benchmarks/cold-start.md (10 minutes)
+	@exec $(PY) -m benchmarks.cold_start $(ARGS)
 
 bench-learner: $(DEV) ## packing and lean log-probs against a plain padded loop, ranks against one: as ratios (15 minutes)
 	@$(PY) -m benchmarks.learner $(ARGS)
