@@ -36,7 +36,7 @@ BASE = re.compile(r"[a-z]+:3\.\d+\.\d+-slim-[a-z]+@sha256:[0-9a-f]{64}")
 SECRET = re.compile(r"password|secret|token(?!izers)|credential|api_?key", re.IGNORECASE)
 INSTALLED = re.compile(r"--no-install-recommends ([^;&|]*)")
 ASKED = ["python", "-m", "monitoring.healthz"]
-DEBIAN = {"tini", "libnuma1", "$compilers", "$EXTRA_PACKAGES"}
+DEBIAN = {"tini", "libnuma1", "g++", "$compilers", "$EXTRA_PACKAGES"}
 
 
 def dockerfile() -> Dockerfile:
@@ -102,7 +102,7 @@ def test_the_dockerfile_is_as_it_must_be() -> None:
         (r"EXPOSE 9400", "EXPOSE 9410", "learner port"),
         (r"PYTHONUNBUFFERED=1", "HF_TOKEN=hf_abc", "secret"),
         (r"ARG TORCH_INDEX_URL", "ARG INDEX_PASSWORD", "secret"),
-        (r"recommends libnuma1", "recommends libnuma1 gcc", "generator packages"),
+        (r"libnuma1;", "libnuma1 git;", "generator packages"),
         (r"--from=tools-environment", "--from=learner-environment", "tools lock"),
         (r"--from=learner-environment", "--from=generator-environment", "learner lock"),
         (r"--from=generator-environment", "--from=generator-packages", "generator leftovers"),
