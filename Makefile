@@ -3,15 +3,19 @@
 #   DEVICE=cpu|cuda           what torch and vLLM are built for; found out if not given
 #   TORCH_INDEX_URL=…         the package index to take torch from
 #   RECIPE=recipes/demo.toml  the run's configuration; ARGS="…" goes to the program as it stands
+#   ENGINE=docker             what builds and runs images: docker, podman, either with its options
 
 PYTHON ?= python3
 RECIPE ?= recipes/demo.toml
 ARGS ?=
+ENGINE ?= docker
 ifndef DEVICE
 DEVICE := $(shell cat .venv/.device 2>/dev/null || { nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu; })
 endif
 LOCK := $(or $(and $(filter cpu,$(DEVICE)),requirements/cpu.txt),$(and $(filter cuda,$(DEVICE)),requirements/gpu.txt),\
           $(error DEVICE is cpu or cuda, not "$(DEVICE)"))
+
+TAG = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)$(if $(filter cuda,$(DEVICE)),-cuda)
 
 PY := .venv/bin/python
 SIDE_BY_SIDE := -n 2 --dist loadgroup
@@ -25,7 +29,7 @@ export TOKENIZERS_PARALLELISM := false
 
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help install lint format type test test-fast demo objectives up eval stop broker acl producer consumer top monitoring exporter ledger dead-letters explain report tensorboard crash-matrix soak bench bench-learner bench-verifiers bench-instrumentation bench-audit staleness exhibit curriculum dashboards screenshots fuzz lock clean FORCE
+.PHONY: help install lint format type test test-fast demo objectives up eval stop broker acl producer consumer top monitoring exporter ledger dead-letters explain report tensorboard crash-matrix soak bench bench-learner bench-verifiers bench-instrumentation bench-audit staleness exhibit curriculum dashboards screenshots fuzz images images-test lock clean FORCE
 
 help:
 	@echo 'make VERB [RECIPE=recipes/demo.toml] [DEVICE=cpu|cuda] [PYTHON=python3.11] [ARGS="…"]'
@@ -138,6 +142,14 @@ dashboards: $(DEV) ## write Grafana's dashboards anew from the code: monitoring/
 
 screenshots: $(DEV) ## the dashboards as pictures, of a small run under Prometheus: docs/dashboard-*.png (3 minutes)
 	@exec $(PY) -m benchmarks.dashboards $(ARGS)
+
+images: ## build the container images headrace/generator, learner and tools for DEVICE (BUILD="…": options of the build)
+	@for image in tools learner generator; do \
+	  $(ENGINE) build -f deploy/Dockerfile --target $$image --build-arg DEVICE=$(DEVICE) -t headrace/$$image:$(TAG) \
+	    --label org.opencontainers.image.revision="$$(git rev-parse HEAD 2>/dev/null)" $(BUILD) . || exit; done
+
+images-test: $(DEV) ## build them, run a pipeline of them, and write benchmarks/images.md (20 minutes)
+	@exec $(PY) -m tests.system.images --engine "$(ENGINE)" --device $(DEVICE) $(ARGS)
 
 install: $(RUNTIME) ## install only (the other verbs do it by themselves)
 

@@ -7,7 +7,6 @@ not root, on a root file system that nobody can write to.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shutil
@@ -15,7 +14,6 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from packaging.requirements import Requirement
@@ -26,6 +24,7 @@ from monitoring.settings import MonitoringSettings
 from tests.deploy.dockerfile import Context, Dockerfile
 from tests.deploy.sandbox import Box, environment
 from tests.system.pipeline import ROOT
+from tests.test_install import module_of
 
 FILE, IGNORED = ROOT / "deploy" / "Dockerfile", ROOT / ".dockerignore"
 TINY = ROOT / "recipes" / "tiny.toml"
@@ -238,21 +237,11 @@ def box(target: str, folder: Path) -> Box:
 def packages(file: Dockerfile, target: str) -> list[str]:
     """What the lock has that the image installs, for the device that this environment is made for."""
     flags, device = file.installation(target), (Path(sys.prefix) / ".device").read_text().strip()
-    ours = installer()
+    ours = module_of(ROOT / "requirements" / "install.py")
     role = flags[flags.index("--role") + 1] if "--role" in flags else None
     lock = ROOT / "requirements" / ours.ROLES.get(role, ours.LOCKS)[device]
     pins = [Requirement(line) for line in lock.read_text().splitlines() if line and not line.startswith("#")]
     return [pin.name for pin in pins if pin.marker is None or pin.marker.evaluate()]
-
-
-def installer() -> ModuleType:
-    """The script that the image runs, for its table of locks."""
-    spec = importlib.util.spec_from_file_location("installer_of_images", ROOT / "requirements" / "install.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def program(target: str, *arguments: str) -> list[str]:
