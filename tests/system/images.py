@@ -125,8 +125,7 @@ class Examination:
         flags = ("--network", f"container:{redis}", *mounts)
 
         def start(name: str, target: str, role: str, *words: str, **variables: str) -> str:
-            places = {"HEADRACE_RUN__MODEL": prepared.strip(), "HEADRACE_POLICY__DIRECTORY": "/policy/tiny"}
-            given = {**places, **account(role), **variables}
+            given = {"HEADRACE_POLICY__DIRECTORY": "/policy/tiny", **account(role), **variables}
             return self.engine.start(name, self.image(target), *words, flags=flags, **given)
 
         def healthy(name: str, port: int) -> Callable[[], bool]:
@@ -134,10 +133,6 @@ class Examination:
             return lambda: self.engine.inside(name, *asked).returncode == 0
 
         wait_until(lambda: self.engine.log(redis), "Redis answers", 60)
-        with self.row("the learner's image makes a model ready") as said:
-            words = ["-m", "deploy.prepare", "random:llama-tiny", "--out", "/models"]
-            prepared = self.engine.run(self.image("learner"), *words, flags=("--entrypoint", "python"))
-            said.append(f"`{prepared.strip()}`")
         with self.row("learner, exporter and a generator start") as said:
             learner = start("learner", "learner", "learner")
             exporter = start("exporter", "tools", "monitor")
