@@ -64,7 +64,7 @@ class Box:
     variables: Mapping[str, str]
     mounts: Iterable[str]
 
-    def run(self, *command: str, recipe: Path, seconds: float = 120.0) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, recipe: Path, seconds: float = 240.0) -> subprocess.CompletedProcess[str]:
         """A command in /app, with the recipe where containers have it."""
         passwd = self.app.with_name("passwd")
         passwd.write_text(f"headrace:x:{ID}:{ID}::/tmp:/usr/sbin/nologin\n")

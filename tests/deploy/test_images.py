@@ -236,7 +236,8 @@ def box(target: str, folder: Path) -> Box:
 
 def packages(file: Dockerfile, target: str) -> list[str]:
     """What the lock has that the image installs, for the device that this environment is made for."""
-    flags, device = file.installation(target), (Path(sys.prefix) / ".device").read_text().strip()
+    flags, noted = file.installation(target), Path(sys.prefix) / ".device"
+    device = noted.read_text().strip() if noted.exists() else "cpu"
     ours = module_of(ROOT / "requirements" / "install.py")
     role = flags[flags.index("--role") + 1] if "--role" in flags else None
     lock = ROOT / "requirements" / ours.ROLES.get(role, ours.LOCKS)[device]
