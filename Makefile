@@ -3,16 +3,20 @@
 #   DEVICE=cpu|cuda           what torch and vLLM are built for; found out if not given
 #   TORCH_INDEX_URL=…         the package index to take torch from
 #   RECIPE=recipes/demo.toml  the run's configuration; ARGS="…" goes to the program as it stands
-#   ENV=compose|k8s           up, down, logs and scale in containers or on Kubernetes; these need no .venv
+# Every target with a help text is a verb.
+.PHONY: help FORCE $(shell awk -F: '/^[a-z-]+:.*\#\# / {print $$1}' $(firstword $(MAKEFILE_LIST)))
 
 PYTHON ?= python3
 RECIPE ?= recipes/demo.toml
 ARGS ?=
+ENGINE ?= docker
 ifndef DEVICE
 DEVICE := $(shell cat .venv/.device 2>/dev/null || { nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu; })
 endif
 LOCK := $(or $(and $(filter cpu,$(DEVICE)),requirements/cpu.txt),$(and $(filter cuda,$(DEVICE)),requirements/gpu.txt),\
           $(error DEVICE is cpu or cuda, not "$(DEVICE)"))
+
+TAG = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)$(if $(filter cuda,$(DEVICE)),-cuda)
 
 PY := .venv/bin/python
 ENV := local
@@ -169,6 +173,14 @@ dashboards: $(DEV) ## write Grafana's dashboards anew from the code: monitoring/
 
 screenshots: $(DEV) ## the dashboards as pictures, of a small run under Prometheus: docs/dashboard-*.png (3 minutes)
 	@exec $(PY) -m benchmarks.dashboards $(ARGS)
+
+images: ## build the container images headrace/generator, learner and tools for DEVICE (BUILD="…": options of the build)
+	@for image in tools learner generator; do \
+	  $(ENGINE) build -f deploy/Dockerfile --target $$image --build-arg DEVICE=$(DEVICE) -t headrace/$$image:$(TAG) \
+	    --label org.opencontainers.image.revision="$$(git rev-parse HEAD 2>/dev/null)" $(BUILD) . || exit; done
+
+images-test: $(DEV) ## build them, run a pipeline of them, and write benchmarks/images.md (20 minutes)
+	@exec $(PY) -m tests.system.images --engine "$(ENGINE)" --device $(DEVICE) $(ARGS)
 
 install: $(RUNTIME) ## install only (the other verbs do it by themselves)
 
