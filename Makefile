@@ -139,6 +139,13 @@ curriculum: $(RUNTIME) ## samples to a given reward, by curriculum, on a toy: do
 dashboards: $(DEV) ## write Grafana's dashboards anew from the code: monitoring/grafana/dashboards/*.json
 	@exec $(PY) -m monitoring.grafana $(ARGS)
 
+.PHONY: manifests checkov
+manifests: $(RUNTIME) ## write anew what deploy/k8s repeats: the rules of Prometheus for its operator
+	@exec $(PY) -m deploy.manifests $(ARGS)
+
+checkov: $(DEV) .venv-checkov/.installed ## look through the Kubernetes manifests for what is unsafe (290 MB, once)
+	@exec $(PY) -m pytest -q -p no:xdist tests/deploy/test_k8s_checkov.py $(ARGS)
+
 screenshots: $(DEV) ## the dashboards as pictures, of a small run under Prometheus: docs/dashboard-*.png (3 minutes)
 	@exec $(PY) -m benchmarks.dashboards $(ARGS)
 
@@ -158,6 +165,12 @@ $(RUNTIME): $(LOCK) $(if $(filter $(DEVICE),$(shell cat .venv/.device 2>/dev/nul
 
 $(DEV): requirements/dev.txt $(RUNTIME)
 	@$(PYTHON) requirements/install.py --dev
+	@touch $@
+
+# Checkov's dependencies contradict ours.
+.venv-checkov/.installed: requirements/checkov.txt
+	@$(PYTHON) -m venv .venv-checkov
+	@.venv-checkov/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/checkov.txt
 	@touch $@
 
 FORCE:

@@ -1,7 +1,7 @@
-"""`python -m deploy.manifests`: writes anew what the Kubernetes manifests repeat of other files: the rules of Prometheus.
+"""`python -m deploy.manifests`: writes anew what the Kubernetes manifests repeat, the rules of Prometheus.
 
-Invariant: the operator's PrometheusRule holds the groups of `monitoring/prometheus/{rules,alerts}.yml`, line by line,
-comments included. Refuses to know what a rule says.
+Invariant: the operator's PrometheusRules hold the groups of `monitoring/prometheus/{rules,alerts}.yml`, line by line,
+comments included; one each, since in one the names of groups would clash. Refuses to know what a rule says.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from broker.cli import guarded
 from broker.errors import Refused
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ("rules.yml", "alerts.yml")
+SOURCES = ROOT / "monitoring" / "prometheus"
 TARGET = ROOT / "deploy" / "k8s" / "components" / "monitoring" / "rules.yaml"
 GROUPS = "groups:\n"
+COMMENT = "# Generated from monitoring/prometheus/{rules,alerts}.yml: change those, then `make manifests`.\n"
 HEAD = """\
-# Generated from monitoring/prometheus/{rules,alerts}.yml: change those, then `make manifests`.
 apiVersion: monitoring.coreos.com/v1
 kind: PrometheusRule
 metadata:
-  name: headrace
+  name: headrace-%s
 spec:
   groups:
 """
 
 
-def prometheus_rule(folder: Path = ROOT / "monitoring" / "prometheus") -> str:
-    """The PrometheusRule as YAML. Raises `Refused`."""
-    return HEAD + "".join(_groups(folder / name) for name in SOURCES)
+def prometheus_rules(folder: Path = SOURCES) -> str:
+    """Both as YAML. Raises `Refused`."""
+    return COMMENT + "---\n".join(HEAD % name + _groups(folder / f"{name}.yml") for name in ("rules", "alerts"))
 
 
 def _groups(path: Path) -> str:
@@ -42,7 +42,7 @@ def _groups(path: Path) -> str:
 @guarded
 def main() -> None:
     """Entry point."""
-    TARGET.write_text(prometheus_rule(), encoding="utf-8")
+    TARGET.write_text(prometheus_rules(), encoding="utf-8")
     print(TARGET.relative_to(ROOT))
 
 

@@ -1,0 +1,108 @@
+"""Shape: core kinds by Kubernetes' own schemas, custom ones by those of their operators. An unknown key is a problem.
+
+Invariant: what nobody knows is a problem, too, so a misspelt kind or version never passes for a custom resource.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+
+from tests.deploy.k8s.build import Manifest, Manifests, named
+
+OLDEST, NEWEST = "1.31", kubernetes_validate.latest_version()  # what is written has to be known to both
+CORE = {
+    "v1": {"ConfigMap", "Namespace", "PersistentVolumeClaim", "Service"},
+    "apps/v1": {"Deployment", "StatefulSet"},
+    "batch/v1": {"Job"},
+    "networking.k8s.io/v1": {"NetworkPolicy"},
+    "policy/v1": {"PodDisruptionBudget"},
+    "scheduling.k8s.io/v1": {"PriorityClass"},
+}
+CUSTOM = {
+    "jobset.x-k8s.io/v1alpha2": {"JobSet"},
+    "keda.sh/v1alpha1": {"ScaledObject"},
+    "monitoring.coreos.com/v1": {"PodMonitor", "PrometheusRule"},
+}
+CLUSTER_WIDE = {"Namespace", "PriorityClass"}
+METADATA = {"name", "namespace", "labels", "annotations"}
+
+
+def crds() -> Path | None:
+    """Where the schemas of custom resources are."""
+    folder = os.environ.get("CRD_SCHEMAS_DIR")
+    return Path(folder) if folder else None
+
+
+def kinds(manifests: Manifests) -> Iterator[str]:
+    """Versions and kinds that nobody knows; keys of metadata, which no schema of a custom resource tells."""
+    known = CORE | CUSTOM
+    for one in manifests:
+        if one.get("kind") not in known.get(one.get("apiVersion", ""), ()):
+            yield f"{named(one)}: no {one.get('kind')} in {one.get('apiVersion')}"
+        metadata = one.get("metadata", {})
+        for key in set(metadata) - METADATA:
+            yield f"{named(one)}: unknown key metadata.{key}"
+        if not isinstance(metadata.get("name"), str):
+            yield f"a {one.get('kind')} without a name"
+
+
+def core(manifests: Manifests) -> Iterator[str]:
+    """Core kinds against the oldest and the newest Kubernetes."""
+    for one in manifests:
+        if one.get("apiVersion") in CORE:
+            yield from _core(json.dumps(one, sort_keys=True))
+
+
+@functools.cache  # most manifests are the same in several overlays and mutations
+def _core(document: str) -> tuple[str, ...]:
+    one = json.loads(document)
+    try:
+        for version in (OLDEST, NEWEST):
+            kubernetes_validate.validate(one, version, strict=True)
+    except kubernetes_validate.ValidationError as error:
+        return (f"{named(one)}: {'.'.join(map(str, error.path))}: {error.message[:200]}",)
+    except kubernetes_validate.SchemaNotFoundError as error:
+        return (f"{named(one)}: {error.message}",)
+    return ()
+
+
+def custom(manifests: Manifests) -> Iterator[str]:
+    """Custom resources; nothing where their schemas are not at hand."""
+    folder = crds()
+    for one in manifests:
+        if folder is not None and one.get("apiVersion") in CUSTOM:
+            version = one["apiVersion"].rpartition("/")[2]
+            yield from _custom(folder / f"{one['kind'].lower()}_{version}.json", one)
+
+
+def _custom(path: Path, one: Manifest) -> Iterator[str]:
+    if not path.exists():
+        yield f"{named(one)}: no schema {path.name}"
+        return
+    for error in jsonschema.Draft7Validator(_schema(path)).iter_errors(one):
+        yield f"{named(one)}: {'.'.join(map(str, error.path))}: {error.message[:200]}"
+
+
+@functools.cache
+def _schema(path: Path) -> Any:
+    return strict(json.loads(path.read_text()))
+
+
+def strict(schema: Any) -> Any:
+    """`schema`, in which an object has no other properties than those it names, unless it says that it may."""
+    if isinstance(schema, list):
+        return [strict(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {key: strict(value) for key, value in schema.items()}
+    if isinstance(schema.get("properties"), dict) and not schema.get("x-kubernetes-preserve-unknown-fields"):
+        closed.setdefault("additionalProperties", False)
+    return closed

@@ -1,0 +1,102 @@
+"""The Kubernetes manifests: each overlay builds, has the shape that Kubernetes and the operators know, and is what the
+code needs of a cluster and no more. The checks are in `tests/deploy/k8s`.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+
+import pytest
+
+from tests.deploy.k8s import schemas, wiring
+from tests.deploy.k8s.build import K8S, OVERLAYS, ROOT, VARIANTS, manifests, named, needs_kubectl, of, pods
+from tests.deploy.k8s.checks import POLICY, Check
+from tests.deploy.k8s.containers import IMAGES
+
+pytestmark = needs_kubectl
+README = (K8S / "README.md").read_text(encoding="utf-8")
+every_variant = pytest.mark.parametrize("variant", VARIANTS)
+
+
+def test_every_overlay_is_tested() -> None:
+    assert sorted(folder.name for folder in (K8S / "overlays").iterdir()) == sorted(OVERLAYS)
+    assert all(f"overlays/{overlay}" in README for overlay in OVERLAYS)
+
+
+@every_variant
+def test_it_has_a_shape_that_kubernetes_knows(variant: str) -> None:
+    found = manifests(variant)
+    assert [*schemas.kinds(found), *schemas.core(found)] == []
+
+
+@pytest.mark.skipif(schemas.crds() is None, reason="CRD_SCHEMAS_DIR names no folder with schemas of custom resources")
+@every_variant
+def test_it_has_a_shape_that_the_operators_know(variant: str) -> None:
+    assert list(schemas.custom(manifests(variant))) == []
+
+
+@every_variant
+@pytest.mark.parametrize("check", POLICY, ids=lambda check: check.__name__)
+def test_it_is_as_it_should_be(variant: str, check: Check) -> None:
+    assert list(check(manifests(variant))) == []
+
+
+def test_the_smallest_overlay_needs_no_operator() -> None:
+    assert all(one["apiVersion"] in schemas.CORE for one in manifests("cpu"))
+
+
+@pytest.mark.parametrize("overlay", [one for one in OVERLAYS if one != "cpu"])
+def test_the_others_are_watched_and_scaled(overlay: str) -> None:
+    found = manifests(overlay)
+    assert of(found, "PodMonitor")
+    assert of(found, "PrometheusRule")
+    assert of(found, "ScaledObject")
+
+
+def test_the_smallest_overlay_runs_the_demo() -> None:
+    ours = tomllib.loads((K8S / "overlays" / "cpu" / "recipe.toml").read_text(encoding="utf-8"))
+    assert ours["generator"].pop("drain_seconds") == 30
+    assert ours == tomllib.loads((ROOT / "recipes" / "demo.toml").read_text(encoding="utf-8"))
+
+
+def test_what_is_made_by_hand_is_documented() -> None:
+    for secret, keys in wiring.OUT_OF_BAND.items():
+        assert f"generic {secret} " in README
+        assert all(key in README for key in keys)
+
+
+def test_the_images_are_of_this_release() -> None:
+    release = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    for overlay in OVERLAYS:
+        for pod in pods(manifests(overlay)):
+            tag = pod.containers[0]["image"].partition(":")[2]
+            assert pod.role == "redis" or re.fullmatch(rf"{re.escape(release)}(-cpu|-cuda)?", tag), pod.name
+            assert pod.role in IMAGES
+
+
+def test_spot_machines_have_generators_alone() -> None:
+    found = {pod.role: pod for pod in pods(manifests("spot"))}
+    terms = {
+        role: pod.spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+        for role, pod in found.items()
+    }
+    generators = [expression for term in terms["generator"] for expression in term["matchExpressions"]]
+    assert {one["operator"] for one in generators} == {"In"}
+    assert len(terms["generator"]) == len(generators)  # any one of them will do
+    avoided = [{**one, "operator": "NotIn"} for one in generators]
+    assert all(terms[role] == [{"matchExpressions": avoided}] for role in ("learner", "redis", "exporter"))
+    tainted = {"cloud.google.com/gke-spot", "kubernetes.azure.com/scalesetpriority"}
+    assert tainted <= {one["key"] for one in found["generator"].spec["tolerations"]}
+    assert found["generator"].spec["terminationGracePeriodSeconds"] <= 15
+
+
+def test_learner_and_generators_share_a_node_only_where_they_share_a_volume() -> None:
+    for overlay in OVERLAYS:
+        found = {pod.role: pod for pod in pods(manifests(overlay))}
+        shared = [
+            set(one["persistentVolumeClaim"]["claimName"] for one in found[role].volumes.values() if wiring.claimed(one))
+            for role in ("learner", "generator")
+        ]
+        beside = "podAffinity" in found["generator"].spec.get("affinity", {})
+        assert beside == bool(shared[0] & shared[1]), named(found["generator"].owner)
