@@ -10,7 +10,7 @@ import tomllib
 import pytest
 
 from tests.deploy.k8s import schemas, wiring
-from tests.deploy.k8s.build import K8S, OVERLAYS, ROOT, VARIANTS, manifests, named, needs_kubectl, of, pods
+from tests.deploy.k8s.build import K8S, OVERLAYS, ROOT, VARIANTS, manifests, needs_kubectl, of, pods
 from tests.deploy.k8s.checks import POLICY, Check
 from tests.deploy.k8s.containers import IMAGES
 
@@ -77,10 +77,9 @@ def test_the_images_are_of_this_release() -> None:
 
 def test_spot_machines_have_generators_alone() -> None:
     found = {pod.role: pod for pod in pods(manifests("spot"))}
-    terms = {
-        role: pod.spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
-        for role, pod in found.items()
-    }
+    wanted = "requiredDuringSchedulingIgnoredDuringExecution"
+    affinities = {role: pod.spec["affinity"]["nodeAffinity"] for role, pod in found.items()}
+    terms = {role: affinity[wanted]["nodeSelectorTerms"] for role, affinity in affinities.items()}
     generators = [expression for term in terms["generator"] for expression in term["matchExpressions"]]
     assert {one["operator"] for one in generators} == {"In"}
     assert len(terms["generator"]) == len(generators)  # any one of them will do
@@ -94,9 +93,9 @@ def test_spot_machines_have_generators_alone() -> None:
 def test_learner_and_generators_share_a_node_only_where_they_share_a_volume() -> None:
     for overlay in OVERLAYS:
         found = {pod.role: pod for pod in pods(manifests(overlay))}
-        shared = [
-            set(one["persistentVolumeClaim"]["claimName"] for one in found[role].volumes.values() if wiring.claimed(one))
-            for role in ("learner", "generator")
+        claims = [
+            {volume["persistentVolumeClaim"]["claimName"] for volume in pod.volumes.values() if wiring.claimed(volume)}
+            for pod in (found["learner"], found["generator"])
         ]
         beside = "podAffinity" in found["generator"].spec.get("affinity", {})
-        assert beside == bool(shared[0] & shared[1]), named(found["generator"].owner)
+        assert beside == bool(claims[0] & claims[1]), overlay

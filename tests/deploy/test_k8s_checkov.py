@@ -13,7 +13,8 @@ from tests.deploy.k8s.build import OVERLAYS, ROOT, needs_kubectl, text
 CHECKOV = ROOT / ".venv-checkov" / "bin" / "checkov"
 REASONED = {"CKV_K8S_15", "CKV_K8S_43"}
 
-pytestmark = [needs_kubectl, pytest.mark.skipif(not CHECKOV.exists(), reason="no .venv-checkov (`make checkov` makes it)")]
+needs_checkov = pytest.mark.skipif(not CHECKOV.exists(), reason="no .venv-checkov (`make checkov` makes it)")
+pytestmark = [needs_kubectl, needs_checkov]
 
 
 def test_nothing_is_unsafe_without_a_reason(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the manifests tell Prometheus, Grafana and KEDA: our rules and dashboards as they are, and the law of scaling."""
+"""What the manifests tell Prometheus, Grafana and KEDA: our rules and dashboards as they are, the law of scaling."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ def test_the_dashboards_are_those_of_grafana() -> None:
     assert {name: json.loads(text) for name, text in texts.items()} == {
         path.name: json.loads(path.read_text(encoding="utf-8")) for path in FOLDER.glob("*.json")
     }
-    assert max(len(text.encode()) for text in texts.values()) < 1 << 18  # kubectl notes what it applied in an annotation
+    assert (
+        max(len(text.encode()) for text in texts.values()) < 1 << 18
+    )  # kubectl notes what it applied in an annotation
 
 
 @needs_kubectl

@@ -71,7 +71,7 @@ def text(variant: str) -> str:
             "namespace": "headrace",
             "resources": [f"{above}/overlays/{overlay}"],
             "components": [f"{above}/components/{component}"],
-            "labels": [{"pairs": LABELS}],
+            "labels": [{"pairs": LABELS | {RUN: "demo"}}],
         }
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
         return rendered(folder)

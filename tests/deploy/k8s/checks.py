@@ -8,7 +8,12 @@ from tests.deploy.k8s import containers, identity, lifecycle, machines, network,
 from tests.deploy.k8s.build import Manifests
 
 Check = Callable[[Manifests], Iterator[str]]
-SHAPE: tuple[Check, ...] = (schemas.kinds, schemas.core, schemas.custom)  # each of the next asks what this one knows
+SHAPE: tuple[Check, ...] = (
+    schemas.kinds,
+    schemas.core,
+    schemas.custom,
+    schemas.quantities,
+)  # each of the next asks what this one knows
 POLICY: tuple[Check, ...] = (
     containers.resources,
     containers.probes,
@@ -35,9 +40,14 @@ POLICY: tuple[Check, ...] = (
 )
 
 
-def problems(manifests: Manifests) -> list[str]:
-    """Every one of them, or those of the shape alone: of manifests without the right one the rest cannot be asked."""
+def problems(manifests: Manifests) -> Iterator[str]:
+    """Each of them, or those of the shape alone: of manifests without the right one the rest cannot be asked."""
+    shapely = True
     for check in SHAPE:
-        if found := list(check(manifests)):
-            return found
-    return [problem for check in POLICY for problem in check(manifests)]
+        for problem in check(manifests):
+            yield problem
+            shapely = False
+        if not shapely:
+            return
+    for check in POLICY:
+        yield from check(manifests)

@@ -21,6 +21,11 @@ COMMANDS = {
 RECIPE = ["/etc/headrace/recipe.toml"]
 PATHS = {"startupProbe": "/readyz", "readinessProbe": "/readyz", "livenessProbe": "/healthz"}
 LEAST_START_SECONDS = {"redis": 600, "learner": 1800, "generator": 1800}  # loading; a model fetched and a cold engine
+RELEASE = re.compile(r"\d+\.\d+\.\d+(-cpu|-cuda)?(@sha256:[0-9a-f]{64})?")
+PING = 'REDISCLI_AUTH="$(cat /run/secrets/headrace/monitor.password)" valkey-cli --user monitor ping | grep -qx PONG'
+# Of ranks the first alone serves, and stands for all.
+GET = "import sys, urllib.request as u; u.urlopen(sys.argv[1], timeout=4)"
+OF_RANKS = '[ "$NODE_RANK" != 0 ] || exec python -c "$0" http://127.0.0.1:9400%s'
 SECRET = re.compile(r"PASSWORD|TOKEN|SECRET|CREDENTIAL|API_?KEY", re.IGNORECASE)
 BY_FILE = ("_FILE", "_PATH")
 USER = 10001
@@ -70,15 +75,15 @@ def probes(manifests: Manifests) -> Iterator[str]:
 def _probe(pod: Pod, kind: str, probe: Manifest) -> Iterator[str]:
     if probe.get("timeoutSeconds", 1) < 4:
         yield "a busy process needs more time to answer"
+    command, found = probe.get("exec", {}).get("command"), probe.get("httpGet", {})
     if pod.role == "redis":
-        if "exec" not in probe or not probe["exec"]["command"][-1].endswith("| grep -qx PONG"):
+        if command != ["sh", "-c", PING]:
             yield "a server that is loading would pass"
         return
-    command = " ".join(probe.get("exec", {}).get("command", []))
-    found = probe.get("httpGet") or {}
-    if command:  # of ranks, of which the first alone serves
-        asked = re.search(r"http://127\.0\.0\.1:(\d+)(/\w+)", command)
-        found = {"path": asked[2], "port": int(asked[1])} if asked and '"$NODE_RANK" != 0 ]' in command else {}
+    if pod.owner["kind"] == "JobSet":
+        if command != ["sh", "-c", OF_RANKS % PATHS[kind], GET]:
+            yield f"asks by {command}"
+        return
     if found.get("path") != PATHS[kind]:
         yield f"asks for {found.get('path')}, not {PATHS[kind]}"
     if found.get("port") not in {*pod.ports, *pod.ports.values()}:
@@ -112,9 +117,11 @@ def images(manifests: Manifests) -> Iterator[str]:
     """The role's image, of a release that has a number."""
     for where, pod, container in _all(manifests):
         name, _, tag = container["image"].partition(":")
+        if container["name"] != pod.role:
+            yield f"{where}: is not called {pod.role}"
         if name != IMAGES.get(pod.role):
             yield f"{where}: image {name}, not {IMAGES.get(pod.role)}"
-        if not re.match(r"\d+\.\d+\.\d+", tag):
+        if not RELEASE.fullmatch(tag):
             yield f"{where}: tag {tag!r} is no release"
 
 

@@ -6,9 +6,13 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from broker.roles import Role
-from tests.deploy.k8s.build import COMPONENT, LABELS, Manifests, Pod, named, names, of, pods
+from tests.deploy.k8s.build import COMPONENT, LABELS, RUN, Manifests, Pod, named, names, of, pods
+from tests.deploy.k8s.recipes import recipe_of
 from tests.deploy.k8s.schemas import CLUSTER_WIDE
 
+KNOWN = {COMPONENT, RUN, "grafana_dashboard"}
+KNOWN |= {f"pod-security.kubernetes.io/{key}" for key in ("enforce", "enforce-version", "warn", "audit")}
+ANNOTATIONS = {"checkov.io/skip1", "checkov.io/skip2"}
 ROLES = {"redis", "learner", "generator", "exporter"}
 USERS: dict[str, Role] = {"learner": "learner", "generator": "generator", "exporter": "monitor"}
 
@@ -16,9 +20,18 @@ USERS: dict[str, Role] = {"learner": "learner", "generator": "generator", "expor
 def labels(manifests: Manifests) -> Iterator[str]:
     """Ours on everything; a known component on each pod and on its owner; all in one namespace."""
     spaces = names(manifests, "Namespace")
+    recipe = recipe_of(manifests)
+    ours = LABELS | ({} if recipe is None else {RUN: recipe.run.name})
     for one in manifests:
-        if not LABELS.items() <= one["metadata"].get("labels", {}).items():
-            yield f"{named(one)}: lacks our labels"
+        found = one["metadata"].get("labels", {})
+        if not ours.items() <= found.items():
+            yield f"{named(one)}: its labels are {found}, without all of {ours}"
+        for key in set(found) - ours.keys() - KNOWN:
+            yield f"{named(one)}: nobody knows the label {key}"
+        if found.get(COMPONENT, "redis") not in ROLES:
+            yield f"{named(one)}: nobody is a {found[COMPONENT]}"
+        for key in set(one["metadata"].get("annotations", {})) - ANNOTATIONS:
+            yield f"{named(one)}: nobody knows the annotation {key}"
         if (one["metadata"].get("namespace") not in spaces) != (one["kind"] in CLUSTER_WIDE):
             yield f"{named(one)}: namespace {one['metadata'].get('namespace')}"
     for pod in pods(manifests):
@@ -30,7 +43,8 @@ def labels(manifests: Manifests) -> Iterator[str]:
     if sorted(pod.role for pod in pods(manifests)) != sorted(ROLES):
         yield f"the pods are {sorted(pod.name for pod in pods(manifests))}"
     for one in of(manifests, "Namespace"):
-        said = {key.rpartition("/")[2]: value for key, value in one["metadata"]["labels"].items() if "security" in key}
+        labels = one["metadata"].get("labels", {})
+        said = {key.rpartition("/")[2]: value for key, value in labels.items() if key.startswith("pod-security")}
         if said != {"enforce": "restricted", "enforce-version": "latest", "warn": "restricted", "audit": "restricted"}:
             yield f"{named(one)}: pod security {said}"
 
@@ -38,12 +52,12 @@ def labels(manifests: Manifests) -> Iterator[str]:
 def hosts(manifests: Manifests) -> Iterator[str]:
     """Redis is where its Service is, and each role comes as its own user; ranks meet in the first pod."""
     found = of(manifests, "Service")
-    services = {(one["metadata"]["name"], port["port"]) for one in found for port in one["spec"]["ports"]}
+    services = {f"{one['metadata']['name']}:{port['port']}" for one in found for port in one["spec"]["ports"]}
     for pod in pods(manifests):
         if pod.role not in USERS:
             continue
         url = urlsplit(pod.environment.get("HEADRACE_BROKER__URL", ""))
-        if url.scheme != "redis" or (url.hostname, url.port) not in services:
+        if url.scheme != "redis" or url.netloc.rpartition("@")[2] not in services:
             yield f"{pod.name}: no Service at {url.geturl()}"
         password = pod.environment.get("HEADRACE_BROKER__PASSWORD_FILE", "").rpartition("/")[2]
         if url.username != USERS[pod.role] or password != f"{url.username}.password":

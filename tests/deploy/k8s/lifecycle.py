@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.deploy.k8s.build import Manifests, Pod, of, pods, selects
+from tests.deploy.k8s.build import Manifests, Pod, names, of, pods, selects
 
 KINDS = {
     "redis": {"StatefulSet"},
@@ -26,8 +26,22 @@ def lifecycle(manifests: Manifests) -> Iterator[str]:
             yield from _job(pod)
         if pod.owner["kind"] == "JobSet":
             yield from _jobset(pod)
+        if role == "exporter" and pod.owner["spec"].get("strategy") != {"type": "Recreate"}:
+            yield f"{pod.name}: two of them at once"
+        if role == "redis":
+            yield from _redis(manifests, pod)
     if "generator" in found:
         yield from _many(manifests, found["generator"])
+
+
+def _redis(manifests: Manifests, pod: Pod) -> Iterator[str]:
+    spec = pod.owner["spec"]
+    if spec["serviceName"] not in names(manifests, "Service"):
+        yield f"{pod.name}: no Service {spec['serviceName']}"
+    if set(spec.get("persistentVolumeClaimRetentionPolicy", {}).values()) != {"Retain"}:
+        yield f"{pod.name}: its data goes with it"
+    if [claim["spec"]["accessModes"] for claim in spec.get("volumeClaimTemplates", [])] != [["ReadWriteOnce"]]:
+        yield f"{pod.name}: others could write to its data"
 
 
 def _many(manifests: Manifests, generators: Pod) -> Iterator[str]:
@@ -35,6 +49,10 @@ def _many(manifests: Manifests, generators: Pod) -> Iterator[str]:
     if not any(selects(one["spec"].get("selector"), generators.labels) for one in budgets):
         yield "no disruption budget of the generators"
     spread = {one["topologyKey"] for one in generators.spec.get("topologySpreadConstraints", [])}
+    if any(
+        one["whenUnsatisfiable"] != "ScheduleAnyway" for one in generators.spec.get("topologySpreadConstraints", [])
+    ):
+        yield f"{generators.name}: would rather wait than share a machine"
     if spread != {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}:
         yield f"{generators.name}: is spread over {spread}"
     if generators.owner["spec"].get("strategy", {}).get("rollingUpdate", {}).get("maxSurge") != 0:
@@ -61,12 +79,15 @@ def _jobset(pod: Pod) -> Iterator[str]:
     ignored = [rule for rule in failure.get("rules", []) if rule["action"] == "RestartJobSetAndIgnoreMaxRestarts"]
     if [rule.get("onJobFailureReasons") for rule in ignored] != [["PodFailurePolicy"]]:
         yield f"{pod.name}: a drained node counts as a failure"
+    network = pod.owner["spec"].get("network", {})
+    if (network.get("enableDNSHostnames"), network.get("publishNotReadyAddresses")) != (True, True):
+        yield f"{pod.name}: ranks do not find one another"
     for job in pod.owner["spec"]["replicatedJobs"]:
         spec = job["template"]["spec"]
         if spec.get("completionMode") != "Indexed" or spec.get("backoffLimit") != 0:
             yield f"{pod.name}: a rank that died would come back alone"
         if pod.spec.get("restartPolicy") != "Never" or job.get("replicas", 1) != 1:
             yield f"{pod.name}: one job, whose pods end for good"
-        conditions = [c for rule in spec.get("podFailurePolicy", {}).get("rules", []) for c in rule["onPodConditions"]]
-        if {"type": "DisruptionTarget", "status": "True"} not in conditions:
+        drained = {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+        if spec.get("podFailurePolicy") != {"rules": [drained]}:
             yield f"{pod.name}: does not know a drained node"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from deploy.recipe import Recipe
 from tests.deploy.k8s.build import Manifest, Manifests, Pod, named, of, pods, quantity
-from tests.deploy.k8s.recipes import PARAMETERS, recipe_of, version_bytes
+from tests.deploy.k8s.recipes import PARAMETERS, recipe_of, size, version_bytes
 
 CHECKPOINT_BYTES = 12  # a parameter: fp32 and AdamW's two moments
 
@@ -22,8 +22,8 @@ def machines(manifests: Manifests) -> Iterator[str]:
         gpus = int(pod.containers[0].get("resources", {}).get("limits", {}).get("nvidia.com/gpu", 0))
         if gpus != processes * on_gpus or ("cuda" in pod.containers[0]["image"]) != on_gpus:
             yield f"{pod.name}: {gpus} GPUs for {processes} processes of {pod.containers[0]['image']}"
-        tolerated = {one.get("key") for one in pod.spec.get("tolerations", [])}
-        if on_gpus and "nvidia.com/gpu" not in tolerated:
+        tolerations = pod.spec.get("tolerations", [])
+        if on_gpus and {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} not in tolerations:
             yield f"{pod.name}: is kept off nodes with GPUs"
     yield from _nodes(recipe, learner)
     yield from _disk(manifests, recipe, learner)
@@ -39,6 +39,8 @@ def _nodes(recipe: Recipe, learner: Pod) -> Iterator[str]:
     ranked = {"NODE_RANK", "MASTER_ADDR", "MASTER_PORT"} <= set(learner.environment)
     if ranked != (nodes > 1):
         yield f"{learner.name}: what torchrun reads is {'there' if ranked else 'not there'} for {nodes} nodes"
+    if ranked and not learner.environment["MASTER_PORT"].isdecimal():
+        yield f"{learner.name}: no port {learner.environment['MASTER_PORT']}"
     rank = [one for one in learner.containers[0]["env"] if one["name"] == "NODE_RANK"]
     path = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
     if rank and rank[0].get("valueFrom") != {"fieldRef": {"fieldPath": path}}:
@@ -56,8 +58,8 @@ def _disk(manifests: Manifests, recipe: Recipe, learner: Pod) -> Iterator[str]:
     own = str(recipe.policy.backend) == "redis"  # then it keeps versions itself
     needed = PARAMETERS[recipe.run.model] * (CHECKPOINT_BYTES * kept + 4)
     needed += (recipe.policy.keep + 2) * version_bytes(recipe) * own
-    if _size(claim) < needed:
-        yield f"{named(claim)}: {_size(claim) / 1e9:.1f} GB for {needed / 1e9:.1f} GB of checkpoints"
+    if size(claim) < needed:
+        yield f"{named(claim)}: {size(claim) / 1e9:.1f} GB for {needed / 1e9:.1f} GB of checkpoints"
     wanted = "ReadWriteMany" if getattr(recipe.learner, "nodes", 1) > 1 else "ReadWriteOnce"
     if claim["spec"]["accessModes"] != [wanted]:
         yield f"{named(claim)}: is {claim['spec']['accessModes']}, not {wanted}"
@@ -68,10 +70,6 @@ def _claim(manifests: Manifests, volume: Manifest) -> Manifest | None:
     return next((one for one in of(manifests, "PersistentVolumeClaim") if one["metadata"]["name"] == name), None)
 
 
-def _size(claim: Manifest) -> float:
-    return quantity(claim["spec"]["resources"]["requests"]["storage"])
-
-
 def _weights(manifests: Manifests, recipe: Recipe, learner: Pod, generator: Pod) -> Iterator[str]:
     """Through one shared volume, or through Redis and then by none; a version that is fetched fits into /tmp."""
     version = version_bytes(recipe)
@@ -79,7 +77,7 @@ def _weights(manifests: Manifests, recipe: Recipe, learner: Pod, generator: Pod)
     if str(recipe.policy.backend) == "redis":
         if folders != [None, None]:
             yield f"weights go through Redis, and there are the folders {folders}"
-        tmp = generator.volumes[(generator.mount("/tmp") or {"name": ""})["name"]]
+        tmp = generator.volumes.get((generator.mount("/tmp") or {"name": ""})["name"], {})
         if quantity(tmp.get("emptyDir", {}).get("sizeLimit", 0)) < 2 * version:
             yield f"{generator.name}: /tmp is too small for a version of {version / 1e9:.1f} GB and the next"
         return
@@ -93,6 +91,6 @@ def _weights(manifests: Manifests, recipe: Recipe, learner: Pod, generator: Pod)
         return
     if (mounts[0] or {}).get("readOnly") or not (mounts[1] or {}).get("readOnly"):
         yield "the learner alone writes weights"
-    claim = _claim(manifests, learner.volumes[(mounts[0] or {"name": ""})["name"]])
-    if claim is None or _size(claim) < (recipe.policy.keep + 3) * version:
+    claim = _claim(manifests, learner.volumes.get((mounts[0] or {"name": ""})["name"], {}))
+    if claim is None or size(claim) < (recipe.policy.keep + 3) * version:
         yield f"the volume of the weights is too small for versions of {version / 1e9:.1f} GB"

@@ -66,8 +66,7 @@ def openings(manifests: Manifests) -> Iterator[str]:
                     yield f"{pod.name} finds no name by {protocol}"
     learner = found.get("learner")
     if learner is not None and learner.owner["kind"] == "JobSet":
-        for port in (int(learner.environment.get("MASTER_PORT") or 0), 40000):  # the second one is NCCL's choice
-            yield from _pair(manifests, learner, learner, port)
+        yield from _pair(manifests, learner, learner, 40000)  # or whatever NCCL chooses
 
 
 def few(manifests: Manifests) -> Iterator[str]:
@@ -83,10 +82,12 @@ def few(manifests: Manifests) -> Iterator[str]:
             ours = not any(set(peer) & {"ipBlock", "namespaceSelector"} for peer in peers) or "from" in rule
             if ours and not ports <= served:
                 yield f"{named(one)}: nobody serves {ports - served}"
-            if not ports and any(not selects(peer.get("podSelector"), dict(found["learner"].labels)) for peer in peers):
+            learner = dict(found["learner"].labels) if "learner" in found else {}
+            if not ports and any(not selects(peer.get("podSelector"), learner) for peer in peers):
                 yield f"{named(one)}: all ports"
             for block in (peer["ipBlock"] for peer in peers if "ipBlock" in peer):
-                if block != {"cidr": DNS_CACHE} and (ports != {443} or set(block.get("except", ())) != PRIVATE):
+                world = {"cidr": "0.0.0.0/0", "except": sorted(PRIVATE)}
+                if block != {"cidr": DNS_CACHE} and (ports != {443} or block != world):
                     yield f"{named(one)}: {block['cidr']} at {ports}, without {block.get('except')}"
     recipe = recipe_of(manifests)
     fetches = recipe is not None and not recipe.run.model.startswith(("pypi:", "random:", "/"))
@@ -95,6 +96,8 @@ def few(manifests: Manifests) -> Iterator[str]:
         out = any(_open(rule, 443) and any("ipBlock" in peer for peer in rule.get("to", [])) for rule in rules)
         if out != (fetches and role in ("learner", "generator")):
             yield f"{role}: the world is {'open' if out else 'closed'}, the model is {recipe and recipe.run.model}"
+        if out != (role in found and "HF_TOKEN_PATH" in found[role].environment):
+            yield f"{role}: a token of the hub without the hub, or the other way round"
 
 
 def scraped(manifests: Manifests) -> Iterator[str]:

@@ -12,10 +12,17 @@ from broker.errors import Refused
 from broker.settings import load
 from consumer.memory import most
 from deploy.recipe import Recipe
-from tests.deploy.k8s.build import RUN, Manifests, of, pods, quantity
+from tests.deploy.k8s.build import RUN, Manifest, Manifests, of, pods, quantity
 
 # Read by the code from the environment and part of no recipe.
 OTHER_NAMES = {"HEADRACE_MODELS", "HF_HOME", "HF_TOKEN_PATH", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "MAXMEMORY"}
+PLACES = {
+    "HEADRACE_RUN__DIRECTORY": "/data/runs",
+    "HEADRACE_POLICY__DIRECTORY": "/policy",
+    "HEADRACE_MODELS": "/models",
+    "HF_HOME": "/models/hub",
+    "HF_TOKEN_PATH": "/run/secrets/hub/token",
+}
 PORTS = {"learner": "learner_port", "generator": "generator_port", "exporter": "exporter_port"}
 # Parameters of the models that overlays name, as their configurations add up; a policy version is all of them.
 PARAMETERS = {
@@ -73,6 +80,9 @@ def accepted(manifests: Manifests) -> Iterator[str]:
         for name in variables:
             if name not in OTHER_NAMES and not re.fullmatch(r"HEADRACE_[A-Z]+__[A-Z0-9_]+", name):
                 yield f"{pod.name}: nobody reads {name}"
+        for name, value in pod.environment.items():
+            if PLACES.get(name, value) != value:
+                yield f"{pod.name}: {name} is {value}"
         if pod.role not in PORTS:
             continue
         recipe = _read(manifests, pod.environment)
@@ -112,10 +122,10 @@ def redis(manifests: Manifests) -> Iterator[str]:
             yield f"{pod.name}: is started with {container.get('args')}"
         if pod.ports != {"redis": int(REDIS["port"])}:
             yield f"{pod.name}: ports {pod.ports}"
-        maximum, needed = quantity(pod.environment["MAXMEMORY"]), bound(recipe)
+        maximum, needed = quantity(pod.environment.get("MAXMEMORY", 0)), bound(recipe)
         limit = quantity(container.get("resources", {}).get("limits", {}).get("memory", "0"))
         claims = [volume["template"] for volume in pod.volumes.values() if "template" in volume]
-        disk = sum(quantity(claim["spec"]["resources"]["requests"]["storage"]) for claim in claims)
+        disk = sum(size(claim) for claim in claims)
         if maximum < needed:
             yield f"{pod.name}: may use {maximum / 1e6:,.0f} MB, the run can fill {needed / 1e6:,.0f} MB"
         if limit < 2 * maximum:
@@ -127,6 +137,11 @@ def redis(manifests: Manifests) -> Iterator[str]:
 def version_bytes(recipe: Recipe) -> int:
     """Of a policy version."""
     return PARAMETERS[recipe.run.model] * BYTES[recipe.policy.dtype]
+
+
+def size(claim: Manifest) -> float:
+    """Bytes that a claim asks for."""
+    return quantity(claim["spec"].get("resources", {}).get("requests", {}).get("storage", 0))
 
 
 def bound(recipe: Recipe) -> int:

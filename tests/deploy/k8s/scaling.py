@@ -44,6 +44,10 @@ def _steady(spec: Manifest, low: int, high: int) -> Iterator[str]:
     behaviour = spec.get("advanced", {}).get("horizontalPodAutoscalerConfig", {}).get("behavior", {})
     if behaviour.get("scaleDown", {}).get("stabilizationWindowSeconds", 0) < 300:
         yield "takes generators away too fast"
+    for way in behaviour.values():
+        kinds = {policy["type"] for policy in way.get("policies", [])}
+        if not kinds or not kinds <= {"Pods", "Percent"} or way.get("selectPolicy", "Max") != "Max":
+            yield f"changes by {kinds}, {way.get('selectPolicy')}"
 
 
 def _trigger(trigger: Manifest, recipe: Recipe | None, spaces: set[str]) -> Iterator[str]:
@@ -52,7 +56,7 @@ def _trigger(trigger: Manifest, recipe: Recipe | None, spaces: set[str]) -> Iter
     if set(found) != known or (trigger["type"], trigger.get("metricType")) != ("prometheus", "AverageValue"):
         yield f"a trigger {trigger['type']}, {trigger.get('metricType')} with {sorted(found)}"
         return
-    if recipe and abs(float(found["threshold"]) - BUSY * recipe.generator.slots) > 0.01:
+    if recipe and found["threshold"] != f"{BUSY * recipe.generator.slots:.4g}":
         yield f"threshold {found['threshold']} for {recipe.generator.slots} slots"
     if (found["activationThreshold"], found["ignoreNullValues"]) != ("0", "false"):
         yield "an exporter that is silent would pass for a run that is over"

@@ -8,15 +8,18 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import kubernetes_validate
+from kubernetes_validate import utils
 
-from tests.deploy.k8s.build import Manifest, Manifests, named
+from tests.deploy.k8s.build import Manifests, named, pods
 
+utils.schema_contents = functools.cache(utils.schema_contents)  # it reads megabytes anew for every document otherwise
 OLDEST, NEWEST = "1.31", kubernetes_validate.latest_version()  # what is written has to be known to both
 CORE = {
     "v1": {"ConfigMap", "Namespace", "PersistentVolumeClaim", "Service"},
@@ -54,6 +57,27 @@ def kinds(manifests: Manifests) -> Iterator[str]:
             yield f"a {one.get('kind')} without a name"
 
 
+def quantities(manifests: Manifests) -> Iterator[str]:
+    """Numbers with units that have some."""
+    for one in manifests:
+        for path, value in leaves(one):
+            sized = path[-1] in ("storage", "sizeLimit") or path[-2:-1] in (("requests",), ("limits",))
+            if sized and not re.fullmatch(r"\d+(\.\d+)?(m|[KMGT]i)?", str(value)):
+                yield f"{named(one)}: {'.'.join(map(str, path))} is {value}"
+    for pod in pods(manifests):
+        if not re.fullmatch(r"\d+[kmg]b", pod.environment.get("MAXMEMORY", "1mb")):
+            yield f"{pod.name}: maxmemory is {pod.environment['MAXMEMORY']}"
+
+
+def leaves(node: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """Every value that is neither a list nor a mapping, and the way to it."""
+    inside = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else None
+    if inside is None:
+        yield path, node
+    for key, value in inside or ():
+        yield from leaves(value, (*path, key))
+
+
 def core(manifests: Manifests) -> Iterator[str]:
     """Core kinds against the oldest and the newest Kubernetes."""
     for one in manifests:
@@ -80,15 +104,16 @@ def custom(manifests: Manifests) -> Iterator[str]:
     for one in manifests:
         if folder is not None and one.get("apiVersion") in CUSTOM:
             version = one["apiVersion"].rpartition("/")[2]
-            yield from _custom(folder / f"{one['kind'].lower()}_{version}.json", one)
+            yield from _custom(folder / f"{one['kind'].lower()}_{version}.json", json.dumps(one, sort_keys=True))
 
 
-def _custom(path: Path, one: Manifest) -> Iterator[str]:
+@functools.cache
+def _custom(path: Path, document: str) -> tuple[str, ...]:
+    one = json.loads(document)
     if not path.exists():
-        yield f"{named(one)}: no schema {path.name}"
-        return
-    for error in jsonschema.Draft7Validator(_schema(path)).iter_errors(one):
-        yield f"{named(one)}: {'.'.join(map(str, error.path))}: {error.message[:200]}"
+        return (f"{named(one)}: no schema {path.name}",)
+    errors = jsonschema.Draft7Validator(_schema(path)).iter_errors(one)
+    return tuple(f"{named(one)}: {'.'.join(map(str, error.path))}: {error.message[:200]}" for error in errors)
 
 
 @functools.cache

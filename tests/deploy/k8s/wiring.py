@@ -16,7 +16,9 @@ OUT_OF_BAND = {
     "hub-token": {"token"},
 }
 MAY_LACK = {"hub-token"}
-WRITABLE = {"learner": ("/tmp", "/models", "/data"), "generator": ("/tmp", "/models"), "redis": ("/data",)}
+WRITABLE = {"learner": ("/tmp", "/models", "/data"), "generator": ("/tmp", "/models"), "redis": ("/data",)} | {
+    "exporter": ("/tmp",)
+}
 
 
 def volumes(manifests: Manifests) -> Iterator[str]:
@@ -31,6 +33,9 @@ def volumes(manifests: Manifests) -> Iterator[str]:
             yield f"{pod.name}: two volumes at one path"
         for name, volume in pod.volumes.items():
             yield from (f"{pod.name}, volume {name}: {what}" for what in _volume(volume, maps, claims))
+            fixed = "configMap" in volume or "secret" in volume
+            if fixed and not all(mount.get("readOnly") for mount in mounts if mount["name"] == name):
+                yield f"{pod.name}: volume {name} could be written to"
         if pod.role in ("learner", "generator") and _medium(pod, "/dev/shm") != "Memory":
             yield f"{pod.name}: /dev/shm is not in memory"
         for path in WRITABLE.get(pod.role, ()):
