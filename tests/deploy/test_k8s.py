@@ -71,7 +71,7 @@ def test_the_images_are_of_this_release() -> None:
     for overlay in OVERLAYS:
         for pod in pods(manifests(overlay)):
             tag = pod.containers[0]["image"].partition(":")[2]
-            assert pod.role == "redis" or re.fullmatch(rf"{re.escape(release)}(-cpu|-cuda)?", tag), pod.name
+            assert pod.role == "redis" or re.fullmatch(rf"{re.escape(release)}(-cuda)?", tag), pod.name
             assert pod.role in IMAGES
 
 

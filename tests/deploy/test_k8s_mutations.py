@@ -37,8 +37,8 @@ MISTAKES = [
     ("cpu", "Job/learner", "path: /healthz", "path: /health"),
     ("cpu", "Deployment/exporter", "port: metrics", "port: metric"),
     ("cpu", "Deployment/exporter", "containerPort: 9401", "containerPort: 9400"),
-    ("cpu", "Deployment/generator", "image: headrace/generator:0.1.0-cpu", "image: headrace/generator:latest"),
-    ("cpu", "Deployment/generator", "image: headrace/generator:0.1.0-cpu", "image: headrace/generator"),
+    ("cpu", "Deployment/generator", "image: headrace/generator:0.1.0", "image: headrace/generator:latest"),
+    ("cpu", "Deployment/generator", "image: headrace/generator:0.1.0", "image: headrace/generator"),
     ("cpu", "Job/learner", "image: headrace/learner", "image: headrace/generator"),
     ("cpu", "Job/learner", "- consumer", "- producer"),
     ("cpu", "Deployment/generator", "HEADRACE_BROKER__URL", "HEADRACE_BROKER_URL"),
@@ -97,7 +97,7 @@ MISTAKES = [
     ("gpu", "ScaledObject/generator", 'threshold: "13.6"', 'threshold: "16"'),
     ("gpu", "ScaledObject/generator", "maxReplicaCount: 6", "maxReplicaCount: 12"),
     ("gpu", "Job/learner", 'nvidia.com/gpu: "2"', 'nvidia.com/gpu: "1"'),
-    ("gpu", "Deployment/generator", "0.1.0-cuda", "0.1.0-cpu"),
+    ("gpu", "Deployment/generator", "0.1.0-cuda", "0.1.0"),
     ("gpu", "Deployment/generator", "optional: true", "optional: false"),
     ("multi-node", "JobSet/learner", "parallelism: 2", "parallelism: 3"),
     ("multi-node", "JobSet/learner", "learner-ranks-0-0.learner", "learner-rank-0-0.learner"),
@@ -113,7 +113,7 @@ MISTAKES = [
 # The same in what kustomize makes the manifests of.
 IN_SOURCES = [
     ("gpu", "overlays/gpu/recipe.toml", "groups_per_step", "groups_per_stop"),
-    ("gpu", "overlays/gpu/recipe.toml", 'name = "gsm8k"\nmodel', 'name = "gsm8k-2"\nmodel'),
+    ("gpu", "overlays/gpu/recipe.toml", 'name = "countdown"\nmodel', 'name = "countdown-2"\nmodel'),
     ("gpu", "overlays/gpu/recipe.toml", "drain_seconds = 300", "drain_seconds = 600"),
     ("cpu", "base/redis.conf", "appendfsync", "appendfsink"),
     ("cpu", "base/redis.conf", "noeviction", "allkeys-lru"),

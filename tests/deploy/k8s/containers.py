@@ -21,7 +21,7 @@ COMMANDS = {
 RECIPE = ["/etc/headrace/recipe.toml"]
 PATHS = {"startupProbe": "/readyz", "readinessProbe": "/readyz", "livenessProbe": "/healthz"}
 LEAST_START_SECONDS = {"redis": 600, "learner": 1800, "generator": 1800}  # loading; a model fetched and a cold engine
-RELEASE = re.compile(r"\d+\.\d+\.\d+(-cpu|-cuda)?(@sha256:[0-9a-f]{64})?")
+RELEASE = re.compile(r"\d+\.\d+\.\d+(-cuda)?(@sha256:[0-9a-f]{64})?")
 PING = 'REDISCLI_AUTH="$(cat /run/secrets/headrace/monitor.password)" valkey-cli --user monitor ping | grep -qx PONG'
 # Of ranks the first alone serves, and stands for all.
 GET = "import sys, urllib.request as u; u.urlopen(sys.argv[1], timeout=4)"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from deploy.recipe import Recipe
 from tests.deploy.k8s.build import Manifest, Manifests, Pod, named, of, pods, quantity
-from tests.deploy.k8s.recipes import PARAMETERS, recipe_of, size, version_bytes
+from tests.deploy.k8s.recipes import PARAMETERS, recipe_of, size, version_bytes, versions
 
 CHECKPOINT_BYTES = 12  # a parameter: fp32 and AdamW's two moments
 
@@ -55,9 +55,9 @@ def _disk(manifests: Manifests, recipe: Recipe, learner: Pod) -> Iterator[str]:
         yield f"{learner.name}: its runs do not outlive it"
         return
     kept = recipe.learner.keep_checkpoints + 1
-    own = str(recipe.policy.backend) == "redis"  # then it keeps versions itself
+    own = recipe.policy.backend == "redis"  # then it keeps versions itself
     needed = PARAMETERS[recipe.run.model] * (CHECKPOINT_BYTES * kept + 4)
-    needed += (recipe.policy.keep + 2) * version_bytes(recipe) * own
+    needed += versions(recipe) * version_bytes(recipe) * own
     if size(claim) < needed:
         yield f"{named(claim)}: {size(claim) / 1e9:.1f} GB for {needed / 1e9:.1f} GB of checkpoints"
     wanted = "ReadWriteMany" if getattr(recipe.learner, "nodes", 1) > 1 else "ReadWriteOnce"
@@ -74,7 +74,7 @@ def _weights(manifests: Manifests, recipe: Recipe, learner: Pod, generator: Pod)
     """Through one shared volume, or through Redis and then by none; a version that is fetched fits into /tmp."""
     version = version_bytes(recipe)
     folders = [pod.environment.get("HEADRACE_POLICY__DIRECTORY") for pod in (learner, generator)]
-    if str(recipe.policy.backend) == "redis":
+    if recipe.policy.backend == "redis":
         if folders != [None, None]:
             yield f"weights go through Redis, and there are the folders {folders}"
         tmp = generator.volumes.get((generator.mount("/tmp") or {"name": ""})["name"], {})
@@ -92,5 +92,5 @@ def _weights(manifests: Manifests, recipe: Recipe, learner: Pod, generator: Pod)
     if (mounts[0] or {}).get("readOnly") or not (mounts[1] or {}).get("readOnly"):
         yield "the learner alone writes weights"
     claim = _claim(manifests, learner.volumes.get((mounts[0] or {"name": ""})["name"], {}))
-    if claim is None or size(claim) < (recipe.policy.keep + 3) * version:
+    if claim is None or size(claim) < versions(recipe) * version:
         yield f"the volume of the weights is too small for versions of {version / 1e9:.1f} GB"

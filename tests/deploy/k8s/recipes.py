@@ -12,7 +12,7 @@ from broker.errors import Refused
 from broker.settings import load
 from consumer.memory import most
 from deploy.recipe import Recipe
-from tests.deploy.k8s.build import RUN, Manifest, Manifests, of, pods, quantity
+from tests.deploy.k8s.build import RUN, Manifest, Manifests, Pod, of, pods, quantity
 
 # Read by the code from the environment and part of no recipe.
 OTHER_NAMES = {"HEADRACE_MODELS", "HF_HOME", "HF_TOKEN_PATH", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "MAXMEMORY"}
@@ -30,6 +30,7 @@ PARAMETERS = {
     "Qwen/Qwen2.5-0.5B-Instruct": 494_032_768,
     "Qwen/Qwen2.5-1.5B-Instruct": 1_543_714_304,
 }
+MADE_UP = {"addition", "countdown"}
 BYTES = {"float32": 4, "bfloat16": 2}
 CLOSING_SECONDS = 5  # after the drain: handing back, leaving
 REDIS = {
@@ -89,11 +90,19 @@ def accepted(manifests: Manifests) -> Iterator[str]:
         if isinstance(recipe, str):
             yield f"{pod.name}: {recipe}"
             continue
+        yield from (f"{pod.name}: {what}" for what in _task(recipe, pod))
         served = recipe.monitoring.host, getattr(recipe.monitoring, PORTS[pod.role])
         if served != ("0.0.0.0", pod.ports.get("metrics")):
             yield f"{pod.name}: serves metrics on {served}, and not at {pod.ports.get('metrics')}"
         if pod.labels.get(RUN) != recipe.run.name:
             yield f"{pod.name}: is of the run {pod.labels.get(RUN)}, and the recipe says {recipe.run.name}"
+
+
+def _task(recipe: Recipe, pod: Pod) -> Iterator[str]:
+    """Its problems are made up, or their rows are mounted: the images have no `datasets` to fetch them with."""
+    path = getattr(recipe.task, "path", None)
+    if recipe.task.name not in MADE_UP and (path is None or (pod.role == "generator" and pod.mount(str(path)) is None)):
+        yield f"no rows of the task {recipe.task.name}"
 
 
 def drained(manifests: Manifests) -> Iterator[str]:
@@ -144,7 +153,11 @@ def size(claim: Manifest) -> float:
     return quantity(claim["spec"].get("resources", {}).get("requests", {}).get("storage", 0))
 
 
+def versions(recipe: Recipe) -> int:
+    """How many there are at once: the newest, as many that slow generators still read, and one on its way in."""
+    return 2 * recipe.policy.keep + 1
+
+
 def bound(recipe: Recipe) -> int:
-    """What a run can fill: groups, and the versions that are kept, read by a slow generator, and being uploaded."""
-    by_redis = str(recipe.policy.backend) == "redis"
-    return most(recipe) + (recipe.policy.keep + 3) * version_bytes(recipe) * by_redis
+    """What a run can fill: groups, and the weights that go through Redis."""
+    return most(recipe) + versions(recipe) * version_bytes(recipe) * (recipe.policy.backend == "redis")
