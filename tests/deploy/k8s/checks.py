@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from tests.deploy.k8s import containers, identity, lifecycle, machines, network, recipes, scaling, schemas, wiring
+from tests.deploy.k8s import (
+    containers,
+    identity,
+    lifecycle,
+    machines,
+    network,
+    placement,
+    recipes,
+    scaling,
+    schemas,
+    wiring,
+)
 from tests.deploy.k8s.build import Manifests
 
 Check = Callable[[Manifests], Iterator[str]]
@@ -36,6 +47,7 @@ POLICY: tuple[Check, ...] = (
     recipes.drained,
     recipes.redis,
     machines.machines,
+    placement.placement,
     scaling.scaled,
 )
 

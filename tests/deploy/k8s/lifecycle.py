@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from tests.deploy.k8s.build import Manifests, Pod, names, of, pods, selects
@@ -55,7 +56,8 @@ def _many(manifests: Manifests, generators: Pod) -> Iterator[str]:
         yield f"{generators.name}: would rather wait than share a machine"
     if spread != {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}:
         yield f"{generators.name}: is spread over {spread}"
-    if generators.owner["spec"].get("strategy", {}).get("rollingUpdate", {}).get("maxSurge") != 0:
+    update = generators.owner["spec"].get("strategy", {}).get("rollingUpdate", {})
+    if update.get("maxSurge") != 0 or not re.fullmatch(r"[1-9]\d?%?", str(update.get("maxUnavailable"))):
         yield f"{generators.name}: a new one needs a machine before an old one has left"
     start = generators.containers[0].get("startupProbe", {})
     patience = start.get("failureThreshold", 0) * start.get("periodSeconds", 10)

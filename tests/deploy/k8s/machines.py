@@ -25,9 +25,22 @@ def machines(manifests: Manifests) -> Iterator[str]:
         tolerations = pod.spec.get("tolerations", [])
         if on_gpus and {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} not in tolerations:
             yield f"{pod.name}: is kept off nodes with GPUs"
+    yield from _models(manifests, recipe, (learner, generator))
     yield from _nodes(recipe, learner)
     yield from _disk(manifests, recipe, learner)
     yield from _weights(manifests, recipe, learner, generator)
+
+
+def _models(manifests: Manifests, recipe: Recipe, both: tuple[Pod, ...]) -> Iterator[str]:
+    """Room for the model as it is fetched, in fp32 at most, and once more while that goes on."""
+    for pod in both:
+        volume = pod.volumes.get((pod.mount("/models") or {"name": ""})["name"], {})
+        claim = _claim(manifests, volume)
+        room = size(claim) if claim else quantity(volume.get("emptyDir", {}).get("sizeLimit", 0))
+        if room < 2 * 4 * PARAMETERS[recipe.run.model]:
+            yield f"{pod.name}: {room / 1e9:.1f} GB for {recipe.run.model}"
+        if claim and claim["spec"]["accessModes"] != ["ReadWriteOnce"]:
+            yield f"{named(claim)}: is {claim['spec']['accessModes']}"
 
 
 def _nodes(recipe: Recipe, learner: Pod) -> Iterator[str]:
@@ -92,5 +105,7 @@ def _weights(manifests: Manifests, recipe: Recipe, learner: Pod, generator: Pod)
     if (mounts[0] or {}).get("readOnly") or not (mounts[1] or {}).get("readOnly"):
         yield "the learner alone writes weights"
     claim = _claim(manifests, learner.volumes.get((mounts[0] or {"name": ""})["name"], {}))
+    if claim is not None and claim["spec"]["accessModes"] != ["ReadWriteOnce"]:
+        yield f"{named(claim)}: is {claim['spec']['accessModes']}"
     if claim is None or size(claim) < versions(recipe) * version:
         yield f"the volume of the weights is too small for versions of {version / 1e9:.1f} GB"
