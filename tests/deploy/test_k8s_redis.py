@@ -1,12 +1,15 @@
-"""Redis as the manifests start it: their command, configuration and probe, on a real server and with real users."""
+"""Redis and the exporter as the manifests start them: command, configuration, variables and probes, on a real server.
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from broker.binary import find_binary
 from broker.connection import connect
 from broker.keys import Keys
 from broker.settings import BrokerSettings
-from tests.deploy.k8s.build import Pod, manifests, needs_kubectl, of, pods, quantity
+from tests.deploy.k8s.build import ROOT, Pod, manifests, needs_kubectl, of, pods, quantity
 from tests.ports import free_port
 from tests.system.pipeline import wait_until
 
@@ -128,6 +131,42 @@ def test_while_it_loads_it_is_not_ready(pod: Pod, tmp_path: Path) -> None:
         wait_until(lambda: loading(monitor), "Redis loads its data")
         assert probe(pod, place, "readinessProbe") != 0
         assert loading(monitor)
+
+
+@needs_cli
+def test_the_exporter_finds_it_and_has_what_autoscaling_asks_for(pod: Pod, tmp_path: Path) -> None:
+    place, port = Place(tmp_path), free_port()
+    exporter = next(pod for pod in pods(manifests("cpu")) if pod.role == "exporter")
+    recipe = next(one for one in of(manifests("cpu"), "ConfigMap") if "recipe.toml" in one["data"])
+    (place.folders["/etc/headrace"] / "recipe.toml").write_text(recipe["data"]["recipe.toml"])
+    given = {name: place.here(value) for name, value in exporter.environment.items()}
+    given["HEADRACE_BROKER__URL"] = given["HEADRACE_BROKER__URL"].replace("@redis:6379", f"@127.0.0.1:{place.port}")
+    given |= {"HEADRACE_MONITORING__EXPORTER_PORT": str(port), "HEADRACE_MONITORING__HOST": "127.0.0.1"}
+    container = exporter.containers[0]
+    assert container["command"][:3] == ["tini", "--", "python"]
+    command = [sys.executable, *container["command"][3:], *map(place.here, container["args"])]
+    with started(pod, place):
+        wait_until(lambda: probe(pod, place, "startupProbe") == 0, "Redis has started")
+        process = subprocess.Popen(command, env=os.environ | given, cwd=ROOT)
+        try:
+            wait_until(lambda: "\nheadrace_redis_up 1.0\n" in scraped(port), "the exporter has read Redis")
+            assert '\nheadrace_ledger_located_tickets{kind="train",place="claimed"} 0.0\n' in scraped(port)
+            assert "\nheadrace_run_finished 0.0\n" in scraped(port)
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def scraped(port: int) -> str:
+    """What Prometheus would read; nothing while nobody answers."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/metrics")
+        return connection.getresponse().read().decode()
+    except OSError:  # not there yet
+        return ""
+    finally:
+        connection.close()
 
 
 def loading(client: redis_library.Redis) -> bool:

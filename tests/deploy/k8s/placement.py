@@ -1,4 +1,4 @@
-"""Which machines a pod may run on: beside the volume that it shares, on ones that may be taken away, on ones that stay."""
+"""Which machines a pod may run on: beside the volume that it shares; spot machines, or on no account spot machines."""
 
 from __future__ import annotations
 
