@@ -144,7 +144,7 @@ manifests: $(RUNTIME) ## write anew what deploy/k8s repeats: the rules of Promet
 	@exec $(PY) -m deploy.manifests $(ARGS)
 
 checkov: $(DEV) .venv-checkov/.installed ## look through the Kubernetes manifests for what is unsafe (290 MB, once)
-	@exec $(PY) -m pytest -q -p no:xdist tests/deploy/test_k8s_checkov.py $(ARGS)
+	@exec $(PY) -m pytest -q tests/deploy/test_k8s_checkov.py $(ARGS)
 
 screenshots: $(DEV) ## the dashboards as pictures, of a small run under Prometheus: docs/dashboard-*.png (3 minutes)
 	@exec $(PY) -m benchmarks.dashboards $(ARGS)
