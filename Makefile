@@ -154,8 +154,8 @@ install: $(RUNTIME) ## install only (the other verbs do it by themselves)
 lock: $(DEV) ## write requirements/*.txt anew from .venv and, for CUDA, the package index
 	@exec $(PY) requirements/lock.py
 
-clean: ## remove .venv and all caches; runs and models stay
-	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+clean: ## remove .venv, .venv-checkov and all caches; runs and models stay
+	@rm -rf .venv .venv-checkov .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A lock that changed, or another device than the one installed, installs anew.

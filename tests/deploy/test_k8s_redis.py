@@ -1,4 +1,4 @@
-"""Redis and the exporter as the manifests start them: command, configuration, variables and probes, on a real server."""
+"""Redis and the exporter as the manifests start them: command, configuration, variables, probes, on a real server."""
 
 from __future__ import annotations
 
