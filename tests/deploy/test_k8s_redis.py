@@ -149,22 +149,26 @@ def test_the_exporter_finds_it_and_has_what_autoscaling_asks_for(pod: Pod, tmp_p
         wait_until(lambda: probe(pod, place, "startupProbe") == 0, "Redis has started")
         process = subprocess.Popen(command, env=os.environ | given, cwd=ROOT)
         try:
-            wait_until(lambda: "\nheadrace_redis_up 1.0\n" in scraped(port), "the exporter has read Redis")
-            assert '\nheadrace_ledger_located_tickets{kind="train",place="claimed"} 0.0\n' in scraped(port)
-            assert "\nheadrace_run_finished 0.0\n" in scraped(port)
+            ready, alive = (container[kind]["httpGet"]["path"] for kind in ("readinessProbe", "livenessProbe"))
+            wait_until(lambda: asked(port, ready)[0] == asked(port, alive)[0] == 200, "the exporter has read Redis")
+            metrics = asked(port, "/metrics")[1]
+            assert "\nheadrace_redis_up 1.0\n" in metrics
+            assert '\nheadrace_ledger_located_tickets{kind="train",place="claimed"} 0.0\n' in metrics
+            assert "\nheadrace_run_finished 0.0\n" in metrics
         finally:
             process.terminate()
             process.wait(20)
 
 
-def scraped(port: int) -> str:
-    """What Prometheus would read; nothing while nobody answers."""
+def asked(port: int, path: str) -> tuple[int, str]:
+    """What is answered; status 0 while nobody does."""
     connection = HTTPConnection("127.0.0.1", port, timeout=5)
     try:
-        connection.request("GET", "/metrics")
-        return connection.getresponse().read().decode()
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
     except OSError:  # not there yet
-        return ""
+        return 0, ""
     finally:
         connection.close()
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from deploy.recipe import Recipe
 from tests.deploy.k8s.build import Manifest, Manifests, Pod, named, of, pods, quantity
-from tests.deploy.k8s.recipes import PARAMETERS, recipe_of, size, version_bytes, versions
+from tests.deploy.k8s.recipes import PARAMETERS, on_disk, recipe_of, size, version_bytes
 
 CHECKPOINT_BYTES = 12  # a parameter: fp32 and AdamW's two moments
 
@@ -44,7 +44,7 @@ def _models(manifests: Manifests, recipe: Recipe, both: tuple[Pod, ...]) -> Iter
 
 
 def _nodes(recipe: Recipe, learner: Pod) -> Iterator[str]:
-    nodes = getattr(recipe.learner, "nodes", 1)
+    nodes = recipe.learner.nodes
     jobs = learner.owner["spec"].get("replicatedJobs", [])
     found = [(job["template"]["spec"].get("completions"), job["template"]["spec"].get("parallelism")) for job in jobs]
     if found != ([(nodes, nodes)] if nodes > 1 else []):
@@ -70,10 +70,10 @@ def _disk(manifests: Manifests, recipe: Recipe, learner: Pod) -> Iterator[str]:
     kept = recipe.learner.keep_checkpoints + 1
     own = recipe.policy.backend == "redis"  # then it keeps versions itself
     needed = PARAMETERS[recipe.run.model] * (CHECKPOINT_BYTES * kept + 4)
-    needed += versions(recipe) * version_bytes(recipe) * own
+    needed += on_disk(recipe) * version_bytes(recipe) * own
     if size(claim) < needed:
         yield f"{named(claim)}: {size(claim) / 1e9:.1f} GB for {needed / 1e9:.1f} GB of checkpoints"
-    wanted = "ReadWriteMany" if getattr(recipe.learner, "nodes", 1) > 1 else "ReadWriteOnce"
+    wanted = "ReadWriteMany" if recipe.learner.nodes > 1 else "ReadWriteOnce"
     if claim["spec"]["accessModes"] != [wanted]:
         yield f"{named(claim)}: is {claim['spec']['accessModes']}, not {wanted}"
 
@@ -107,5 +107,5 @@ def _weights(manifests: Manifests, recipe: Recipe, learner: Pod, generator: Pod)
     claim = _claim(manifests, learner.volumes.get((mounts[0] or {"name": ""})["name"], {}))
     if claim is not None and claim["spec"]["accessModes"] != ["ReadWriteOnce"]:
         yield f"{named(claim)}: is {claim['spec']['accessModes']}"
-    if claim is None or size(claim) < versions(recipe) * version:
+    if claim is None or size(claim) < on_disk(recipe) * version:
         yield f"the volume of the weights is too small for versions of {version / 1e9:.1f} GB"

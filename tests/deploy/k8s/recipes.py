@@ -31,6 +31,7 @@ PARAMETERS = {
     "Qwen/Qwen2.5-1.5B-Instruct": 1_543_714_304,
 }
 MADE_UP = {"addition", "countdown"}
+TOKENIZER_BYTES = 20 << 20  # and configuration, at most
 BYTES = {"float32": 4, "bfloat16": 2}
 CLOSING_SECONDS = 5  # after the drain: handing back, leaving
 REDIS = {
@@ -131,7 +132,7 @@ def redis(manifests: Manifests) -> Iterator[str]:
             yield f"{pod.name}: is started with {container.get('args')}"
         if pod.ports != {"redis": int(REDIS["port"])}:
             yield f"{pod.name}: ports {pod.ports}"
-        maximum, needed = quantity(pod.environment.get("MAXMEMORY", 0)), bound(recipe)
+        maximum, needed = quantity(pod.environment.get("MAXMEMORY", 0)), most(recipe, version_bytes(recipe))
         limit = quantity(container.get("resources", {}).get("limits", {}).get("memory", "0"))
         claims = [volume["template"] for volume in pod.volumes.values() if "template" in volume]
         disk = sum(size(claim) for claim in claims)
@@ -145,7 +146,7 @@ def redis(manifests: Manifests) -> Iterator[str]:
 
 def version_bytes(recipe: Recipe) -> int:
     """Of a policy version."""
-    return PARAMETERS[recipe.run.model] * BYTES[recipe.policy.dtype]
+    return PARAMETERS[recipe.run.model] * BYTES[recipe.policy.dtype] + TOKENIZER_BYTES
 
 
 def size(claim: Manifest) -> float:
@@ -153,11 +154,6 @@ def size(claim: Manifest) -> float:
     return quantity(claim["spec"].get("resources", {}).get("requests", {}).get("storage", 0))
 
 
-def versions(recipe: Recipe) -> int:
-    """How many there are at once: the newest, as many that slow generators still read, and one on its way in."""
+def on_disk(recipe: Recipe) -> int:
+    """Policy versions in a folder: the newest, as many that slow generators still read, and one that is written."""
     return 2 * recipe.policy.keep + 1
-
-
-def bound(recipe: Recipe) -> int:
-    """What a run can fill: groups, and the weights that go through Redis."""
-    return most(recipe) + versions(recipe) * version_bytes(recipe) * (recipe.policy.backend == "redis")
