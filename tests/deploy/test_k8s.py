@@ -4,15 +4,18 @@ code needs of a cluster and no more. The checks are in `tests/deploy/k8s`.
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
+from pathlib import Path
 
 import pytest
 
 from tests.deploy.k8s import schemas, wiring
-from tests.deploy.k8s.build import K8S, OVERLAYS, ROOT, VARIANTS, manifests, needs_kubectl, of, pods
-from tests.deploy.k8s.checks import POLICY, Check
+from tests.deploy.k8s.build import K8S, OVERLAYS, ROOT, VARIANTS, manifests, needs_kubectl, of, parsed, pods, rendered
+from tests.deploy.k8s.checks import POLICY, Check, problems
 from tests.deploy.k8s.containers import IMAGES
+from tests.deploy.k8s.recipes import recipe_of
 
 pytestmark = needs_kubectl
 README = (K8S / "README.md").read_text(encoding="utf-8")
@@ -86,3 +89,17 @@ def test_generators_alone_are_on_machines_that_may_be_taken_away() -> None:
         "multi-node": set(),
         "spot": {"generator", "learner", "redis", "exporter"},
     }
+
+
+def test_an_overlay_of_ones_own_is_as_the_page_says(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    above = os.path.relpath(K8S, tmp_path)
+    (tmp_path / "kustomization.yaml").write_text(example.replace("../headrace/deploy/k8s", above))
+    recipe = (K8S / "overlays" / "gpu" / "recipe.toml").read_text(encoding="utf-8")
+    (tmp_path / "recipe.toml").write_text(recipe.replace("steps = 500", "steps = 7"), encoding="utf-8")
+    found = parsed(rendered(tmp_path))
+    assert list(problems(found)) == []
+    ours = recipe_of(found)
+    assert ours is not None
+    assert ours.run.steps == 7
+    assert {one["spec"]["storageClassName"] for one in of(found, "PersistentVolumeClaim")} == {"fast"}
