@@ -25,7 +25,7 @@ export TOKENIZERS_PARALLELISM := false
 
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help install lint format type test test-fast demo objectives up eval stop broker acl producer join consumer top monitoring exporter ledger dead-letters explain report tensorboard crash-matrix soak bench bench-learner bench-verifiers bench-instrumentation bench-audit staleness exhibit curriculum dashboards screenshots fuzz lock clean FORCE
+.PHONY: help install lint format type test test-fast demo objectives up eval stop broker acl producer join consumer top monitoring exporter ledger dead-letters explain report tensorboard crash-matrix soak bench bench-learner bench-verifiers bench-instrumentation bench-audit bench-autoscaling staleness exhibit curriculum dashboards screenshots fuzz lock clean FORCE
 
 help:
 	@echo 'make VERB [RECIPE=recipes/demo.toml] [DEVICE=cpu|cuda] [PYTHON=python3.11] [ARGS="…"]'
@@ -123,6 +123,9 @@ bench-instrumentation: $(DEV) ## what the metrics cost: microseconds a step and 
 
 bench-audit: $(RUNTIME) ## what the audit log costs a group, in microseconds and bytes
 	@exec $(PY) -m benchmarks.audit $(ARGS)
+
+bench-autoscaling: $(DEV) ## scale generators by several signals in virtual time: benchmarks/autoscaling.md, docs/autoscaling.png (5 minutes)
+	@exec $(PY) -m benchmarks.autoscaling $(ARGS)
 
 fuzz: $(DEV) ## feed every decoder 100,000 broken messages and more
 	@exec $(PY) -m benchmarks.fuzz $(ARGS)

@@ -121,7 +121,7 @@ def test_a_wrong_expression_is_seen(expression: str, complaint: str) -> None:
     assert found[0].startswith(complaint) if complaint else not found
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/runbooks.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/runbooks.md", "docs/autoscaling.md", "CONTRIBUTING.md"])
 def test_every_metric_that_a_page_names_exists(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     unknown = {name for name, _ in uses(text)} - KINDS.keys() - RECORDED.keys()

@@ -32,7 +32,7 @@ NAMES = ("learner", "generator", "exporter")
 
 def hurried(rules: str) -> str:
     """The same rules for a run of seconds: windows, the age of a step, and no patience."""
-    rules = re.sub(r"\[\d+[mh]\]", f"[{WINDOW}s]", rules)
+    rules = re.sub(r"\[\d+[mh](:\d+s)?\]", lambda found: f"[{WINDOW}s:1s]" if found[1] else f"[{WINDOW}s]", rules)
     rules = re.sub(r"for: \d+m", "for: 0s", rules)
     assert "> 900\n" in rules or "NoStep" not in rules
     return rules.replace("> 900\n", "> 4\n").replace("> 200)", "> 0)")
