@@ -25,7 +25,7 @@ export TOKENIZERS_PARALLELISM := false
 
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help install lint format type test test-fast demo objectives up eval stop broker acl producer join consumer top monitoring exporter ledger dead-letters explain report tensorboard crash-matrix soak bench bench-learner bench-verifiers bench-instrumentation bench-audit bench-autoscaling staleness exhibit curriculum dashboards screenshots fuzz lock clean FORCE
+.PHONY: help install lint format type test test-fast demo objectives up eval stop broker acl producer join consumer top monitoring exporter ledger dead-letters explain report tensorboard crash-matrix soak cluster sizing bench bench-learner bench-verifiers bench-instrumentation bench-audit bench-autoscaling staleness exhibit curriculum dashboards screenshots fuzz lock clean FORCE
 
 help:
 	@echo 'make VERB [RECIPE=recipes/demo.toml] [DEVICE=cpu|cuda] [PYTHON=python3.11] [ARGS="…"]'
@@ -75,6 +75,12 @@ crash-matrix: $(DEV) ## kill every process at every labelled point and write ben
 
 soak: $(DEV) ## kill something every few seconds for MINUTES=10 and report memory, streams and steps
 	@exec $(PY) -m tests.system.soak --minutes $(or $(MINUTES),10) $(ARGS)
+
+cluster: $(DEV) ## hosts that are cut off, lost and join, as network namespaces (root): benchmarks/cluster.md (3 minutes)
+	@exec $(PY) -m benchmarks.cluster $(ARGS)
+
+sizing: $(RUNTIME) ## what the run of RECIPE needs of Redis, how much is in play, how many generators that feeds
+	@exec $(PY) -m consumer.sizing $(RECIPE) $(ARGS)
 
 ledger: $(RUNTIME) ## show the books of the run of RECIPE: every ticket and what became of it
 	@exec $(PY) -m monitoring.books $(RECIPE) $(ARGS)

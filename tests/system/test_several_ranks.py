@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.ports import free_port
-from tests.system.pipeline import Pipeline, wait_until
+from tests.system.pipeline import ROOT, Pipeline, wait_until
 
 FLAGS = ["--run.steps", "6", "--learner.checkpoint_every", "2", "--learner.minibatches_per_batch", "2"]
 KL = ["--objective.kl", "k3", "--objective.kl_coefficient", "0.01"]
@@ -42,3 +45,39 @@ def test_a_run_of_two_ranks_whose_rank_is_killed_goes_on_where_it_was(
         newest = max((run.run_folder / "checkpoints").iterdir())
         assert len(list(newest.glob("*.safetensors"))) == 2, "each rank has written its part"
         assert (run.run_folder / "model" / "model.safetensors").exists()
+
+
+def test_torchrun_starts_a_learner_on_two_machines_and_two_generators_serve_it(tmp_path: Path, taught: Path) -> None:
+    """One recipe for all of them; which machine a learner is on is in the environment alone."""
+    flags = [*FLAGS, "--learner.nodes", "2", "--run.model", str(taught), "--policy.backend", "redis"]
+    with Pipeline(tmp_path, flags) as run:
+        where = ["--run.directory", str(tmp_path), "--broker.url", run.server.url]
+        command = [sys.executable, "-m", "deploy.role", "consumer", run.recipe, *flags, *where]
+        peers = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+        nodes = []
+        for number in range(2):
+            with (tmp_path / f"node-{number}.log").open("w") as log:
+                given = {**peers, "NODE_RANK": str(number)}
+                nodes.append(subprocess.Popen(command, cwd=ROOT, env=given, stdout=log, stderr=log))
+        for name in ("one", "two"):
+            run.generator(name)
+        try:
+            ends = [node.wait(120) for node in nodes]
+        finally:
+            for node in nodes:
+                node.kill()
+                node.wait()
+        assert ends == [0, 0], "".join(path.read_text()[-3000:] for path in tmp_path.glob("node-*.log"))
+        assert (run.wait_for("one"), run.wait_for("two")) == (0, 0)
+        assert run.ledger().balance().balanced
+        assert run.step() == 6
+        newest = max((run.run_folder / "checkpoints").iterdir())
+        assert len(list(newest.glob("*.safetensors"))) == 2, "each machine has written its part"
+
+
+def test_a_machine_that_was_not_told_its_place_is_told_what_to_set(taught: Path) -> None:
+    command = [sys.executable, "-m", "deploy.role", "consumer", "recipes/tiny.toml", "--learner.nodes", "2"]
+    given = {**os.environ, "NODE_RANK": "2", "MASTER_ADDR": "first", "MASTER_PORT": "29500"}
+    done = subprocess.run([*command, "--run.model", str(taught)], cwd=ROOT, env=given, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "this machine does not know its place among them: set NODE_RANK (0 to 1)" in done.stderr
