@@ -75,39 +75,50 @@ def test_the_dashboards_are_those_of_grafana() -> None:
 
 @needs_kubectl
 def test_what_autoscaling_asks_for_exists() -> None:
-    assert {name for name, _ in uses(trigger("gpu")["query"])} <= OURS.keys()
+    source = yaml.safe_load((ROOT / "monitoring" / "prometheus" / "rules.yml").read_text(encoding="utf-8"))
+    recorded = {rule["record"] for group in source["groups"] for rule in group["rules"]}
+    assert {name for name, _ in uses(trigger("gpu")["query"])} <= OURS.keys() | recorded
 
 
 @needs_kubectl
 @promtool
 @pytest.mark.parametrize(
-    ("claimed", "finished", "generators"),
+    ("claimed", "waiting", "starved", "finished", "slots", "generators"),
     [
-        ("80x20", "0x20", [6]),  # 80 / (0.85 × 16) = 5.9
-        ("30+5x20", "0x20", [8]),  # of the last ten minutes: in the mean 105 or so; the peak of 130 would be ten
-        ("0x20", "0x20", [1]),  # a run that has not begun
-        ("80x20", "1x20", [0]),  # one that is over
-        ("80x20", "_x20", []),  # an exporter that is silent: no figure, and nothing changes
+        ("80x60", "0x60", "0x60", "0x60", "16x60", [6]),  # 80 / (0.85 × 16) = 5.9
+        ("80x60", "9x60", "0+15x60", "0x60", "16x60", [12]),  # a learner that waits half of its time needs twice that
+        ("0x60", "9x60", "0x60", "0x60", "16x60", [1]),  # nothing is claimed yet
+        ("0x60", "9x60", "_x60", "0x60", "_x60", [1]),  # and nobody is there who could
+        ("80x60", "0x60", "0x60", "1x60", "16x60", [0]),  # the run is over
+        ("80x60", "0x60", "0x60", "_x60", "16x60", []),  # the exporter is silent: no figure, and nothing changes
     ],
 )
-def test_as_many_generators_as_are_claimed_for(
-    claimed: str, finished: str, generators: list[int], tmp_path: Path
+def test_as_many_generators_as_the_learner_needs(
+    claimed: str, waiting: str, starved: str, finished: str, slots: str, generators: list[int], tmp_path: Path
 ) -> None:
     found = trigger("gpu")
     demand = f"ceil(({found['query']}) / {found['threshold']})"  # as the autoscaler does with an average value
+    ours, other = 'namespace="headrace",run="a"', 'namespace="another",run="b"'
+    tickets = 'headrace_ledger_located_tickets{%s,kind="train",place="%s"}'
     figures = {
-        'headrace_ledger_located_tickets{namespace="headrace",kind="train",place="claimed"}': claimed,
-        'headrace_ledger_located_tickets{namespace="headrace",kind="eval",place="claimed"}': "500x20",
-        'headrace_ledger_located_tickets{namespace="headrace",kind="train",place="waiting"}': "500x20",
-        'headrace_ledger_located_tickets{namespace="another",kind="train",place="claimed"}': "500x20",
-        'headrace_run_finished{namespace="headrace"}': finished,
-        'headrace_run_finished{namespace="another"}': "1x20",
+        tickets % (ours, "claimed"): claimed,
+        tickets % (ours, "waiting"): waiting,
+        tickets % (other, "claimed"): "500x60",
+        f'headrace_learner_phase_seconds_total{{{ours},phase="wait"}}': starved,
+        f"headrace_generator_slots{{{ours}}}": slots,
+        f"headrace_generator_slots{{{other}}}": "16x60",
+        f"headrace_run_finished{{{ours}}}": finished,
+        f"headrace_run_finished{{{other}}}": "0x60",
     }
-    expected = [{"labels": "{}", "value": number} for number in generators]
     test = {
-        "interval": "1m",
+        "interval": "30s",
         "input_series": [{"series": name, "values": values} for name, values in figures.items()],
-        "promql_expr_test": [{"expr": demand, "eval_time": "20m", "exp_samples": expected}],
+        "promql_expr_test": [
+            {"expr": demand, "eval_time": "25m", "exp_samples": [{"labels": "{}", "value": n} for n in generators]}
+        ],
     }
-    (tmp_path / "test.yml").write_text(yaml.safe_dump({"tests": [test]}))
+    rules = str(ROOT / "monitoring" / "prometheus" / "rules.yml")
+    (tmp_path / "test.yml").write_text(
+        yaml.safe_dump({"rule_files": [rules], "evaluation_interval": "30s", "tests": [test]})
+    )
     run("test", "rules", tmp_path / "test.yml")
