@@ -171,6 +171,13 @@ curriculum: $(RUNTIME) ## samples to a given reward, by curriculum, on a toy: do
 dashboards: $(DEV) ## write Grafana's dashboards anew from the code: monitoring/grafana/dashboards/*.json
 	@exec $(PY) -m monitoring.grafana $(ARGS)
 
+.PHONY: manifests checkov
+manifests: $(RUNTIME) ## write anew what deploy/k8s repeats: the rules of Prometheus for its operator
+	@exec $(PY) -m deploy.manifests $(ARGS)
+
+checkov: $(DEV) .venv-checkov/.installed ## look through the Kubernetes manifests for what is unsafe (290 MB, once)
+	@exec $(PY) -m pytest -q tests/deploy/test_k8s_checkov.py $(ARGS)
+
 screenshots: $(DEV) ## the dashboards as pictures, of a small run under Prometheus: docs/dashboard-*.png (3 minutes)
 	@exec $(PY) -m benchmarks.dashboards $(ARGS)
 
@@ -187,8 +194,8 @@ install: $(RUNTIME) ## install only (the other verbs do it by themselves)
 lock: $(DEV) ## write requirements/*.txt anew from .venv and, for CUDA, the package index
 	@exec $(PY) requirements/lock.py
 
-clean: ## remove .venv and all caches; runs and models stay
-	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+clean: ## remove .venv, .venv-checkov and all caches; runs and models stay
+	@rm -rf .venv .venv-checkov .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A lock that changed, or another device than the one installed, installs anew.
@@ -198,6 +205,12 @@ $(RUNTIME): $(LOCK) $(if $(filter $(DEVICE),$(shell cat .venv/.device 2>/dev/nul
 
 $(DEV): requirements/dev.txt $(RUNTIME)
 	@$(PYTHON) requirements/install.py --dev
+	@touch $@
+
+# Checkov's dependencies contradict ours.
+.venv-checkov/.installed: requirements/checkov.txt
+	@$(PYTHON) -m venv .venv-checkov
+	@.venv-checkov/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/checkov.txt
 	@touch $@
 
 FORCE:
