@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import redis
+import zstandard
 from prometheus_client import generate_latest
 from safetensors.numpy import save
 
@@ -27,6 +28,7 @@ from broker.documents import INDEX, indexed_weights
 from broker.errors import Malformed, Refused
 from broker.files import sha256
 from broker.fingerprint import model_hash
+from broker.freight import Shipment, decode_chunk, decode_shipment
 from broker.joining import Fingerprint, agree
 from broker.keys import Keys
 from broker.ledger import Entry
@@ -233,6 +235,12 @@ def decoders(folder: Path) -> list[Decoder]:
             [sealed],
             in_file("version/manifest.json", lambda path: manifest.read(path.parent, "fuzzed", 3)),
         ),
+        Decoder("shipment", [_shipment()], _ships),
+        Decoder(
+            "chunk of weights",
+            [zstandard.ZstdCompressor(write_checksum=True).compress(bytes(range(256)) * 2)],
+            lambda raw: _short(decode_chunk(raw, 1024)),
+        ),
         Decoder("checkpoint document", [json.dumps(document).encode()], lambda raw: _plain(read_document(raw))),
         Decoder(
             "checkpoint state", [save({"weight": np.zeros(3, np.float32)})], in_file("step-1/state.safetensors", _state)
@@ -273,6 +281,23 @@ def decoders(folder: Path) -> list[Decoder]:
         ),
         Decoder("healthz and metrics", [shown], _health),
     ]
+
+
+def _shipment() -> bytes:
+    entry = manifest.FileEntry(size=5000, sha256="c" * 64)
+    of = manifest.Manifest(schema_version=1, run="fuzzed", policy_version=3, files={"tokenizer/a.json": entry})
+    return Shipment(schema_version=1, name="a" * 32, chunk_bytes=1024, manifest=of).model_dump_json().encode()
+
+
+def _ships(raw: bytes) -> None:
+    found = decode_shipment(raw, "fuzzed", 3)
+    for name, entry in found.files():
+        assert Path("/folder").joinpath(name).resolve().is_relative_to("/folder")
+        assert found.chunks_of(entry) * found.chunk_bytes >= entry.size
+
+
+def _short(chunk: bytes) -> None:
+    assert len(chunk) <= 1024
 
 
 def _state(path: Path) -> None:

@@ -77,14 +77,7 @@ class Freight:
         raw: Any = self._redis.hget(self._keys.weights, str(version))
         if raw is None:
             raise FileNotFoundError(errno.ENOENT, f"policy version {version} is not in Redis, or not any more")
-        try:
-            found = Shipment.model_validate_json(raw)
-        except ValidationError as error:
-            reason = error.errors()[0]["msg"]
-            raise Malformed(f"the shipment of policy version {version} cannot be read: {reason}") from None
-        if (found.manifest.run, found.manifest.policy_version) != (self._keys.run, version):
-            raise Malformed(f"the shipment of policy version {version} is another version's")
-        return found
+        return decode_shipment(raw, self._keys.run, version)
 
     # -- the learner's side ------------------------------------------------------------------------------------------
 
@@ -177,11 +170,31 @@ class Freight:
         if raw is None:
             raise FileNotFoundError(errno.ENOENT, f"a part of policy version {version} is not in Redis any more")
         try:
-            if zstandard.frame_content_size(raw) > found.chunk_bytes:
-                raise Malformed(f"chunk {number} of policy version {version} is larger than it says")
-            return zstandard.ZstdDecompressor().decompress(raw, max_output_size=found.chunk_bytes)
-        except zstandard.ZstdError as error:
-            raise Malformed(f"chunk {number} of policy version {version} is damaged: {error}") from None
+            return decode_chunk(raw, found.chunk_bytes)
+        except Malformed as error:
+            raise Malformed(f"chunk {number} of policy version {version} is {error}") from None
+
+
+def decode_shipment(raw: bytes, run: str, version: int) -> Shipment:
+    """What `version` of `run` consists of. Raises `Malformed`."""
+    try:
+        found = Shipment.model_validate_json(raw)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise Malformed(f"the shipment of policy version {version} cannot be read: {reason}") from None
+    if (found.manifest.run, found.manifest.policy_version) != (run, version):
+        raise Malformed(f"the shipment of policy version {version} is another version's")
+    return found
+
+
+def decode_chunk(raw: bytes, longest: int) -> bytes:
+    """What a zstd frame holds, `longest` bytes at most. Raises `Malformed`."""
+    try:
+        if zstandard.frame_content_size(raw) > longest:
+            raise Malformed("larger than it says")
+        return zstandard.ZstdDecompressor().decompress(raw, max_output_size=longest)
+    except zstandard.ZstdError as error:
+        raise Malformed(f"damaged: {error}") from None
 
 
 def _cut(folder: Path, of: Shipment) -> Iterator[bytes]:

@@ -35,8 +35,9 @@ MODES = {
     "strict, bound 0": f"{STRICT} --run.max_staleness 0 --learner.pipeline_depth 0",
     "strict, bound 2": f"{STRICT} --run.max_staleness 2 --learner.pipeline_depth 2 --learner.curriculum target",
     "ready, bound 6": "--learner.order ready --run.max_staleness 6 --learner.pipeline_depth 2",
+    "strict, weights in Redis": f"{STRICT} --run.max_staleness 2 --learner.pipeline_depth 2 --policy.backend redis",
 }
-BOUNDS = {"strict, bound 0": 0, "strict, bound 2": 2, "ready, bound 6": 6}
+BOUNDS = {"strict, bound 0": 0, "strict, bound 2": 2, "ready, bound 6": 6, "strict, weights in Redis": 2}
 Weights = dict[str, torch.Tensor]
 
 

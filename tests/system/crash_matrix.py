@@ -22,7 +22,7 @@ from tests.system.processes import ROOT
 from tests.system.teaching import taught_to_add
 
 TABLE = ROOT / "benchmarks/crash-matrix.md"
-ZERO, TWO, READY = MODES
+ZERO, TWO, READY, SHIPPED = MODES
 
 LEARNER = {
     "learner.announced": 1,
@@ -60,6 +60,7 @@ GENERATOR = {
     "generator.published": 3,
     "generator.renewed": 2,
 }
+FREIGHT = {"freight.chunk": 9, "freight.appeared": 4}
 REBUILDING, REPLAYING = ("recovery.rebuilding", "recovery.rebuilt"), ("recovery.loaded", "recovery.repeated")
 REDIS = ("RESTART", "STALL", "FORGET", "LOSE")
 # Bit-exact resume at max_staleness 0, beside the whole table at 2: one point of each kind.
@@ -95,6 +96,10 @@ def events() -> Iterator[Event]:
     for point in ("generator.claimed", "generator.opened", "generator.sampled", "generator.verified"):
         yield Event("STOP", point, GENERATOR[point], READY)
     yield Event("STOP", "generator.sampled", 3, ZERO)
+    for point, times in FREIGHT.items():
+        yield Event("KILL", point, times, SHIPPED)
+    for point in ("generator.leased", "generator.opened", "generator.refreshed"):
+        yield Event("KILL", point, GENERATOR[point], SHIPPED)
     for what, victims, mode in product(REDIS, ("redis", "redis and learner"), MODES):
         if (what, victims) != ("STALL", "redis and learner"):
             yield Event(what, victims, 4, mode)
@@ -117,6 +122,8 @@ STRATIFIED = (
     Event("LOSE", "redis", 4, TWO),
     Event("FORGET", "redis and learner", 5, READY, "recovery.rebuilt"),
     Event("STALL", "redis", 4, READY),
+    Event("KILL", "freight.chunk", 9, SHIPPED),
+    Event("LOSE", "redis", 4, SHIPPED),
 )
 
 

@@ -1,4 +1,4 @@
-"""Eight and some cells of the crash matrix; all of them: `make crash-matrix`, benchmarks/crash-matrix.md."""
+"""A dozen cells of the crash matrix; all of them: `make crash-matrix`, benchmarks/crash-matrix.md."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.crash import MODES, Event, Weights, play
-from tests.system.crash_matrix import GENERATOR, LEARNER, REBUILDING, REPLAYING, STRATIFIED, events
+from tests.system.crash_matrix import FREIGHT, GENERATOR, LEARNER, REBUILDING, REPLAYING, STRATIFIED, events
 from tests.system.processes import ROOT
 
 
@@ -32,5 +32,6 @@ def test_it_goes_on_by_itself_and_nothing_is_lost(
 def test_the_matrix_has_a_row_for_every_point_there_is() -> None:
     code = [path.read_text() for room in ("broker", "producer", "consumer") for path in (ROOT / room).rglob("*.py")]
     points = {piece.split('"')[0] for text in code for piece in text.split('reached("')[1:]}
-    assert points - {"policy.pruning"} == {*LEARNER, *GENERATOR, *REBUILDING, *REPLAYING}
+    pruned = {"policy.pruning", "freight.retired"}  # nothing is, in these runs: tests/broker/test_polic*.py
+    assert points - pruned == {*LEARNER, *GENERATOR, *FREIGHT, *REBUILDING, *REPLAYING}
     assert len(set(events())) >= 25
