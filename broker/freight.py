@@ -17,11 +17,11 @@ import itertools
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import redis
 import zstandard
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from broker.errors import Behind, Malformed
 from broker.fence import Fence
@@ -33,6 +33,7 @@ from broker.scripts import APPEAR, RETIRE, STORE
 
 CHUNK_BYTES = 2 << 20  # below 1 MB commands cost, above 4 MB the server's buffers do
 MOST_CHUNK_BYTES = 16 << 20
+MOST_CHUNKS = 1 << 20  # two terabytes of usual ones
 LEVEL = 1  # of zstd: what is left of weights after this is noise
 AT_ONCE = 256  # keys in one UNLINK
 
@@ -45,6 +46,12 @@ class Shipment(BaseModel):
     name: str = Field(pattern=r"^[0-9a-f]{32}$")
     chunk_bytes: int = Field(ge=1, le=MOST_CHUNK_BYTES)
     manifest: Manifest
+
+    @model_validator(mode="after")
+    def _sane(self) -> Self:
+        if self.chunks > MOST_CHUNKS:
+            raise ValueError("more chunks than any model has")
+        return self
 
     @property
     def chunks(self) -> int:

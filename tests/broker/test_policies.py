@@ -205,6 +205,12 @@ def way_out(redis: redis_library.Redis, keys: Keys) -> None:
     redis.hset(keys.weights, "0", json.dumps(document))
 
 
+def endless(redis: redis_library.Redis, keys: Keys) -> None:
+    document = shipped(redis, keys)
+    document["manifest"]["files"]["empty"]["size"] = 1 << 60
+    redis.hset(keys.weights, "0", json.dumps(document))
+
+
 def other_version(redis: redis_library.Redis, keys: Keys) -> None:
     document = shipped(redis, keys)
     document["manifest"]["policy_version"] = 1
@@ -220,6 +226,7 @@ def other_version(redis: redis_library.Redis, keys: Keys) -> None:
         (bomb, "chunk 3 of policy version 0 is larger than it says"),
         (no_document, "shipment of policy version 0 cannot be read"),
         (way_out, "a file's name leads out of its folder"),
+        (endless, "more chunks than any model has"),
         (other_version, "is another version's"),
     ],
 )
