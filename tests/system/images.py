@@ -95,7 +95,7 @@ class Examination:
                 assert words[0] == f"10001 {torch} {vllm} False {compiler}", words[0]
                 assert len(words) == 6, words
                 assert all(line.endswith(REFUSED) for line in words[1:]), words
-                said.append("user 10001, nothing to write to but the mounts, no pip, ")
+                said.append("user 10001, nothing to write to but the mounts, no pip,")
                 said.append(f"{'torch' if torch else 'no torch'}, {'vLLM' if vllm else 'no vLLM'}")
                 config = self.engine.inspect(self.image(target))
                 assert config["Config"]["User"] == "10001:10001"
@@ -116,7 +116,7 @@ class Examination:
             done = self.engine.call("run", *words, check=False)
             assert done.returncode == 2, done.stderr
             (line,) = [line for line in done.stderr.splitlines() if line.startswith("headrace: ")]
-            said.append(f"status 2: `{line}`")
+            said.append(f"status 2: ``{line}``")
 
     def run(self, recipe: Path, secrets: Path) -> None:
         """A whole run, its generators with vLLM: one is drained in the middle, another takes over."""
@@ -221,6 +221,7 @@ def table(examination: Examination, base: str) -> str:
             f"`make images-test`, {datetime.date.today()}, {where}.",
             f"DEVICE={examination.device}; the base image is {said}.",
             *INTRODUCTION,
+            "",
             "| what | outcome | seconds |",
             "|---|---|---|",
             *examination.rows,
