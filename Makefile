@@ -3,17 +3,28 @@
 #   DEVICE=cpu|cuda           what torch and vLLM are built for; found out if not given
 #   TORCH_INDEX_URL=…         the package index to take torch from
 #   RECIPE=recipes/demo.toml  the run's configuration; ARGS="…" goes to the program as it stands
+# Every target with a help text is a verb.
+.PHONY: help FORCE $(shell awk -F: '/^[a-z-]+:.*\#\# / {print $$1}' $(firstword $(MAKEFILE_LIST)))
 
 PYTHON ?= python3
 RECIPE ?= recipes/demo.toml
 ARGS ?=
+ENGINE ?= docker
 ifndef DEVICE
 DEVICE := $(shell cat .venv/.device 2>/dev/null || { nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu; })
 endif
 LOCK := $(or $(and $(filter cpu,$(DEVICE)),requirements/cpu.txt),$(and $(filter cuda,$(DEVICE)),requirements/gpu.txt),\
           $(error DEVICE is cpu or cuda, not "$(DEVICE)"))
 
+TAG = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)$(if $(filter cuda,$(DEVICE)),-cuda)
+
 PY := .venv/bin/python
+ENV := local
+OVERLAY ?= cpu
+$(if $(filter local compose k8s,$(ENV)),,$(error ENV is local, compose or k8s, not "$(ENV)"))
+HERE := $(filter local,$(ENV))
+given = $(filter-out 0,$(1))
+ELSEWHERE = $(PYTHON) -m deploy.verbs --env $(ENV) --overlay '$(OVERLAY)' --device $(DEVICE) $(if $(call given,$(DRY)),--dry)
 SIDE_BY_SIDE := -n 2 --dist loadgroup
 RUNTIME := .venv/.installed
 DEV := .venv/.installed-dev
@@ -25,23 +36,32 @@ export TOKENIZERS_PARALLELISM := false
 
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help install lint format type test test-fast demo objectives up eval stop broker acl producer join consumer top monitoring exporter ledger dead-letters explain report tensorboard crash-matrix soak cluster sizing bench bench-learner bench-verifiers bench-instrumentation bench-audit bench-autoscaling staleness exhibit curriculum dashboards screenshots fuzz lock clean FORCE
+# Every target with a help text is a verb.
+.PHONY: help FORCE $(shell awk -F: '/^[a-z-]+:.*\#\# / {print $$1}' $(firstword $(MAKEFILE_LIST)))
 
 help:
 	@echo 'make VERB [RECIPE=recipes/demo.toml] [DEVICE=cpu|cuda] [PYTHON=python3.11] [ARGS="…"]'
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-22s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(RUNTIME) ## run the whole pipeline on this machine: Redis, generators, learner
-	@exec $(PY) -m deploy.launcher recipes/demo.toml $(ARGS)
+	@exec $(PY) -m deploy.launcher recipes/demo.toml $(if $(call given,$(DETACH)),--detach) $(ARGS)
 
-up: $(RUNTIME) ## the same with RECIPE
-	@exec $(PY) -m deploy.launcher $(RECIPE) $(ARGS)
+up: $(if $(HERE),$(RUNTIME)) ## the same with RECIPE; DETACH=1 in the background; ENV=compose or ENV=k8s OVERLAY=cpu elsewhere (DRY=1: only say how)
+	@exec $(if $(HERE),$(PY) -m deploy.launcher $(RECIPE) $(if $(call given,$(DETACH)),--detach),$(ELSEWHERE) up) $(ARGS)
+
+down: $(if $(HERE),$(RUNTIME)) ## stop the run of RECIPE, in order (ENV=…: VOLUMES=1 with all its data)
+	@exec $(if $(HERE),$(PY) -m deploy.launcher --stop $(RECIPE),$(ELSEWHERE) down $(if $(call given,$(VOLUMES)),--volumes)) $(ARGS)
+
+stop: down ## the same
+
+logs: $(if $(HERE),$(RUNTIME)) ## what the processes of the run of RECIPE say, until Ctrl-C: ROLE=learner|generator|… TAIL=20 FOLLOW=0
+	@exec $(if $(HERE),$(PY) -m monitoring.logs $(RECIPE),$(ELSEWHERE) logs) $(if $(ROLE),--role '$(ROLE)') $(if $(TAIL),--lines '$(TAIL)') $(if $(filter 0,$(FOLLOW)),--no-follow) $(ARGS)
+
+scale: $(if $(HERE),$(RUNTIME)) ## from now on N generators for the run of RECIPE: N=3, N=0 is a pause
+	@exec $(if $(HERE),$(PY) -m deploy.scale $(RECIPE),$(ELSEWHERE) scale) --count='$(N)' $(ARGS)
 
 eval: $(RUNTIME) ## how good a model is: MODEL=directory-or-name TASK=name on the held-out problems, sampled as in RECIPE
 	@exec $(PY) -m deploy.evaluate $(RECIPE) $(if $(MODEL),--model $(MODEL)) $(if $(TASK),--task $(TASK)) $(ARGS)
-
-stop: $(RUNTIME) ## stop the run of RECIPE, in order
-	@exec $(PY) -m deploy.launcher --stop $(RECIPE) $(ARGS)
 
 broker: $(RUNTIME) ## run the embedded Redis alone
 	@exec $(PY) -m broker.embedded $(ARGS)
@@ -117,6 +137,9 @@ type: $(DEV) ## check types (mypy, strict)
 bench: $(RUNTIME) ## what the figures in README.md come from: the demo with three seeds
 	@exec $(PY) -m benchmarks.demo $(ARGS)
 
+bench-cold-start: $(RUNTIME) ## from `make up` to the first optimizer step, phase by phase: benchmarks/cold-start.md (10 minutes)
+	@exec $(PY) -m benchmarks.cold_start $(ARGS)
+
 bench-learner: $(DEV) ## packing and lean log-probs against a plain padded loop, ranks against one: as ratios (15 minutes)
 	@$(PY) -m benchmarks.learner $(ARGS)
 	@exec $(PY) -m benchmarks.ranks
@@ -157,6 +180,14 @@ checkov: $(DEV) .venv-checkov/.installed ## look through the Kubernetes manifest
 
 screenshots: $(DEV) ## the dashboards as pictures, of a small run under Prometheus: docs/dashboard-*.png (3 minutes)
 	@exec $(PY) -m benchmarks.dashboards $(ARGS)
+
+images: ## build the container images headrace/generator, learner and tools for DEVICE (BUILD="…": options of the build)
+	@for image in tools learner generator; do \
+	  $(ENGINE) build -f deploy/Dockerfile --target $$image --build-arg DEVICE=$(DEVICE) -t headrace/$$image:$(TAG) \
+	    --label org.opencontainers.image.revision="$$(git rev-parse HEAD 2>/dev/null)" $(BUILD) . || exit; done
+
+images-test: $(DEV) ## build them, run a pipeline of them, and write benchmarks/images.md (20 minutes)
+	@exec $(PY) -m tests.system.images --engine "$(ENGINE)" --device $(DEVICE) $(ARGS)
 
 install: $(RUNTIME) ## install only (the other verbs do it by themselves)
 

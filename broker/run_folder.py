@@ -88,12 +88,17 @@ class RunFolder:
         return self.path / "phase"
 
     @property
+    def generators(self) -> Path:
+        """How many generators there are to be, a number (launcher at its start, then `make scale`)."""
+        return self.path / "generators"
+
+    @property
     def pid(self) -> Path:
         """Process id of the launcher, locked while it works (launcher)."""
         return self.path / "launcher.pid"
 
     def log(self, process: str) -> Path:
-        """What a process says (launcher)."""
+        """What a process says (launcher; of itself where it has no terminal)."""
         return self.path / "logs" / f"{process}.log"
 
     @property
@@ -121,9 +126,7 @@ class RunFolder:
         except BlockingIOError:
             file.close()
             return None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        sign(file)
         return file
 
     def launcher(self) -> int | None:
@@ -136,6 +139,13 @@ class RunFolder:
         except BlockingIOError:
             return int(self.pid.read_text() or 0)
         return None
+
+
+def sign(hold: TextIO) -> None:
+    """Make this process the launcher of a folder that one of its parents has taken hold of."""
+    hold.truncate(0)
+    hold.write(str(os.getpid()))
+    hold.flush()
 
 
 def successors(run: RunSettings) -> list[RunSettings]:

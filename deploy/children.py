@@ -39,6 +39,7 @@ class Child:
     quick_failures: int = 0
     restarts: int = 0
     due: float = 0.0
+    latest: float = 0.0
     log_start: int = 0
 
     def start(self) -> None:
@@ -90,12 +91,36 @@ class Child:
         if self.process and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
 
+    def ask_to_leave(self, seconds: float) -> None:
+        """SIGTERM, and `seconds` until it has to be gone."""
+        self.ask_to_stop()
+        self.latest = self.clock() + seconds
+
+    @property
+    def gone(self) -> bool:
+        """After `ask_to_leave`: it has ended, and all that it had started. Kills what is late, and never waits."""
+        if not self.process:
+            return True
+        ended = self.status is not None
+        if ended:
+            self.latest = min(self.latest, self.clock() + ORPHAN_SECONDS)
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL if self.clock() >= self.latest else 0)
+        except ProcessLookupError:  # nothing of it is left
+            return ended
+        return False
+
+    def wait(self, seconds: float) -> None:
+        """Until it has ended, at most `seconds`."""
+        if self.process:
+            with contextlib.suppress(subprocess.TimeoutExpired):  # whoever asks sees to that
+                self.process.wait(max(0.0, seconds))
+
     def stop(self, seconds: float) -> None:
         """Wait for the end, at most `seconds`, then kill it and, a second later, what is left of its session."""
         if not self.process:
             return
-        with contextlib.suppress(subprocess.TimeoutExpired):  # the kill below is the answer
-            self.process.wait(seconds)
+        self.wait(seconds)
         self.process.kill()
         self.process.wait()
         with contextlib.suppress(ProcessLookupError):  # nothing of it is left

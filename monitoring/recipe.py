@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from broker.errors import Refused
 from broker.run_folder import RunFolder, current
+from broker.scale import wanted
 from broker.settings import BrokerSettings, RecipeBase, load
 from monitoring.settings import MonitoringSettings
 
@@ -23,7 +24,7 @@ class _Part(BaseModel):
 
 
 class GeneratorPart(_Part):
-    """How many generators the launcher starts."""
+    """How many generators the launcher keeps."""
 
     count: int = 1
 
@@ -50,8 +51,11 @@ class ViewRecipe(RecipeBase):
 
 
 def resolved(folder: RunFolder) -> ViewRecipe:
-    """The recipe that a run was given. Raises `Refused` when its folder holds none."""
-    return load(ViewRecipe, folder.recipe, environ={})
+    """The recipe that a run was given, with as many generators as it has now. Raises `Refused` when there is none."""
+    recipe, count = load(ViewRecipe, folder.recipe, environ={}), wanted(folder)
+    if count is None:
+        return recipe
+    return recipe.model_copy(update={"generator": recipe.generator.model_copy(update={"count": count})})
 
 
 def folder_of(path: Path, recipe: ViewRecipe) -> RunFolder:

@@ -101,6 +101,8 @@ def _generators(sight: Sight, room: int) -> Text:
     """All of them in one row: how many are up, how full their slots are, what they hold if there is room for it."""
     answers = list(sight.generators.values())
     heard = [a for a in answers if a and sight.now - a.at <= SILENT_SECONDS]
+    if not answers and sight.step:
+        return Text("none", BAD)
     if not heard:
         return Text("no answer" if any(answers) or sight.step else "not up yet", ROUTINE)
     slots = sum(a.figure("generator_slots") for a in heard)

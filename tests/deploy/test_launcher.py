@@ -29,7 +29,7 @@ from broker.keys import Keys
 from broker.ledger import Ledger
 from broker.run_folder import RunFolder
 from broker.settings import BrokerSettings
-from deploy.launcher import _enough_disk
+from deploy.disk import require_disk
 from deploy.prepare import prepare
 from deploy.recipe import read
 from tests.ports import free_port
@@ -48,10 +48,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Launch:
     """One start of the launcher, in a session of its own as in a terminal; and what became of it."""
 
+    module = "deploy.launcher"
+
     def __init__(self, directory: Path, model: str | Path, *flags: str, name: str = "tiny", **environ: str) -> None:
         self.folder = RunFolder(directory / name)
         self.output = directory / f"output-{time.monotonic_ns()}"
-        command = [sys.executable, "-m", "deploy.launcher", RECIPE, "--run.directory", str(directory)]
+        command = [sys.executable, "-m", self.module, RECIPE, "--run.directory", str(directory)]
         command += ["--run.model", str(model), "--sampling.group_size", "16", *flags]  # the larger, the sooner mixed
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
@@ -189,7 +191,7 @@ def test_a_finished_run_stays_as_it_is_and_the_next_is_kept_from_third_parties(f
         with Launch(directory, model) as third:
             assert third.end() == 2
             cause = f"headrace: {second.folder.path} is being worked on by process {second.process.pid}"
-            assert third.said == f"{cause}: `make stop` ends it\n"
+            assert third.said == f"{cause}: `make down` ends it\n"
         family = second.family
         for answer in (f"stopped {second.folder.path}\n", f"nothing runs in {second.folder.path}\n"):
             with Launch(directory, model, "--stop") as stop:
@@ -307,7 +309,7 @@ def test_adapters_need_room_for_adapters_and_not_for_copies_of_the_model(tmp_pat
         file.truncate(shutil.disk_usage(tmp_path).free // 3)
     flags = ["--run.model", str(tmp_path), "--learner.lora_rank"]
     adapters = ["16", "--learner.lora_publish", "adapter"]
-    _enough_disk(tmp_path, read(Path(RECIPE), [*flags, *adapters]))
+    require_disk(tmp_path, read(Path(RECIPE), [*flags, *adapters]))
     for whole in (["0"], ["16"]):  # of merged versions each is a whole model
         with pytest.raises(Refused, match="the run needs about"):
-            _enough_disk(tmp_path, read(Path(RECIPE), [*flags, *whole]))
+            require_disk(tmp_path, read(Path(RECIPE), [*flags, *whole]))

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from broker.run_folder import RunFolder
+from broker.scale import want
 from broker.settings import load
-from monitoring.recipe import ViewRecipe
+from monitoring.recipe import ViewRecipe, resolved
 from monitoring.scrape import ScrapeFolder, targets
 from tests.system.processes import ROOT
 
@@ -38,6 +40,20 @@ def test_every_process_is_a_target_that_says_whose_it_is() -> None:
         (["127.0.0.1:9412"], "generator"),
     ]
     assert {t["labels"]["run"] for t in found} == {"tiny"}
+
+
+def test_a_run_that_was_scaled_has_as_many_targets_as_generators(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    shutil.copy(ROOT / "recipes/demo.toml", folder.recipe)
+
+    def generators() -> list[str]:
+        return [at for t in targets(resolved(folder)) if t["labels"]["job"] == "generator" for at in t["targets"]]
+
+    assert generators() == ["127.0.0.1:9410"]
+    want(folder, 2)
+    assert generators() == ["127.0.0.1:9410", "127.0.0.1:9411"]
+    want(folder, 0)
+    assert generators() == []
 
 
 def test_an_endpoint_that_is_off_is_no_target() -> None:

@@ -25,6 +25,7 @@ from monitoring.grafana.board import FOLDER
 from monitoring.prometheus_api import Prometheus
 from monitoring.recipe import ViewRecipe
 from monitoring.stack import COMPOSE, GRAFANA, PROVISIONING, Programs, followed, services
+from tests.deploy.composition import read
 from tests.monitoring.fabricated import Run
 from tests.monitoring.test_recipe import users_recipe
 from tests.ports import free_port
@@ -85,7 +86,7 @@ def test_the_recipe_is_that_of_the_present_run_once_there_is_one(tmp_path: Path)
 
 
 def compose() -> Any:
-    return yaml.safe_load(COMPOSE.read_text())
+    return read(COMPOSE, environ={"HEADRACE_MONITORING": "/monitoring"})
 
 
 def variables(text: str) -> set[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.scale import want
 from monitoring.endpoints import Answer
 from monitoring.metrics import GeneratorMetrics
 from monitoring.recipe import resolved
@@ -178,6 +179,26 @@ def test_generators_are_found_port_by_port_and_their_rates_added_up(tmp_path: Pa
         assert min(rates) > 0
         assert watch.look().tokens_per_second == pytest.approx(sum(rates))
         assert len(watch.look().generators) == 2
+    assert hold
+
+
+def test_a_run_that_is_scaled_shows_as_many_generators_as_it_has(tmp_path: Path) -> None:
+    """What was known of those that stay is not forgotten."""
+    first = consecutive_ports()
+    run = Run(tmp_path, sections=endpoints((0, first)))
+    hold = launch(run, "starting the generators", at=BEGAN)
+    with served(GeneratorMetrics(), first), watching(run) as watch:
+        wait_until(lambda: watch._generators[0].answer, "it was asked")
+        answer = watch._generators[0].answer
+        want(run.folder, 2)
+        seen = watch.look().generators
+        assert list(seen) == ["generator 0", "generator 1"]
+        assert seen["generator 0"] is not None
+        assert seen["generator 0"].at >= (answer.at if answer else 0.0)
+        assert seen["generator 1"] is None, "it is not up yet"
+        want(run.folder, 0)
+        os.utime(run.folder.generators, (BEGAN, BEGAN))  # whatever the clock of the disk says: it has changed
+        assert watch.look().generators == {}
     assert hold
 
 

@@ -57,6 +57,7 @@ class OneGenerator:
         )
         create_groups(client, keys)
         self.audit = AuditLog.off()
+        self.hurried = asyncio.Event()
         self.clock = Clock(0.0)
         self.metrics = GeneratorMetrics(stall_seconds=600.0, clock=self.clock)
         self.policy = PolicyStore(client, keys, folder / "policy", 2, 60.0)
@@ -110,7 +111,8 @@ class OneGenerator:
         stopping = asyncio.Event()
         generator = Generator(
             "one", recipe, self.client, self.keys, tickets, self.policy, engine, task, tokens, verifiers, self.metrics,
-            lambda: register_task(self.client, self.keys, task.card()), self.audit, stopping=stopping,
+            lambda: register_task(self.client, self.keys, task.card()), self.audit,
+            stopping=stopping, hurried=self.hurried,
         )  # fmt: skip
         await engine.start()
         running = asyncio.create_task(generator.run())
