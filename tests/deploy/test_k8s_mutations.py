@@ -46,7 +46,7 @@ ELSEWHERE = ("PrometheusRule/", "ConfigMap/dashboard")  # compared with what the
 # What people do: in which overlay and manifest, what was there, what is there instead.
 MISTAKES = [
     ("cpu", "Deployment/generator", "limits:", "limitz:"),
-    ("cpu", "Job/learner", "            memory: 4Gi\n          requests", "          requests"),
+    ("cpu", "Job/learner", "            memory: 6Gi\n          requests", "          requests"),
     ("cpu", "Job/learner", "path: /healthz", "path: /health"),
     ("cpu", "Deployment/exporter", "port: metrics", "port: metric"),
     ("cpu", "Deployment/exporter", "containerPort: 9401", "containerPort: 9400"),
