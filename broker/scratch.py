@@ -23,9 +23,10 @@ class Scratch:
         above = Path(tempfile.gettempdir())
         for other in above.glob(f"{name}-*"):
             _remove_if_left(other)
-        self.path = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=above))
-        self._lock = (self.path / LOCK).open("w")
+        begun = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=above))
+        self._lock = (begun / LOCK).open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self.path = begun.rename(above / begun.name.removeprefix("."))  # locked before anybody can find it
 
     def close(self) -> None:
         """Remove it."""
@@ -34,7 +35,7 @@ class Scratch:
 
 
 def _remove_if_left(folder: Path) -> None:
-    # An OSError: it is held by a process that lives, somebody else's, or not locked yet.
+    # An OSError: it is held by a process that lives, or somebody else's.
     with contextlib.suppress(OSError), (folder / LOCK).open("r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(folder, ignore_errors=True)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -433,6 +434,15 @@ def test_a_reader_while_versions_come_and_go(
 
 
 # -- the folder of a process ------------------------------------------------------------------------------------------
+
+
+def test_folders_of_one_name_that_are_made_at_the_same_moment_are_all_there(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: Scratch("run"), range(200)))
+    assert all(scratch.path.is_dir() for scratch in made)
+    assert len({scratch.path for scratch in made}) == 200
+    for scratch in made:
+        scratch.close()
 
 
 def test_a_folder_of_a_process_that_was_killed_goes_with_the_next_one(tmp_path: Path) -> None:
