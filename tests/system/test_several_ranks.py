@@ -73,6 +73,8 @@ def test_torchrun_starts_a_learner_on_two_machines_and_two_generators_serve_it(t
         assert run.step() == 6
         newest = max((run.run_folder / "checkpoints").iterdir())
         assert len(list(newest.glob("*.safetensors"))) == 2, "each machine has written its part"
+        report = [sys.executable, "-m", "monitoring.report", str(run.run_folder)]
+        assert subprocess.run(report, cwd=ROOT, capture_output=True).returncode == 0, "no launcher was needed for it"
 
 
 def test_a_machine_that_was_not_told_its_place_is_told_what_to_set(taught: Path) -> None:
