@@ -11,11 +11,13 @@ or replaced, is on record in `shipments` and swept by the next.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import itertools
+import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -23,19 +25,21 @@ import redis
 import zstandard
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from broker.errors import Behind, Malformed
+from broker.errors import Behind, Fenced, Malformed
 from broker.fence import Fence
 from broker.keys import Keys
 from broker.manifest import NAME as MANIFEST_NAME
 from broker.manifest import FileEntry, Manifest
 from broker.points import reached
-from broker.scripts import APPEAR, RETIRE, STORE
+from broker.scripts import APPEAR, CLEAR, RETIRE, STORE
 
 CHUNK_BYTES = 2 << 20  # below 1 MB commands cost, above 4 MB the server's buffers do
 MOST_CHUNK_BYTES = 16 << 20
 MOST_CHUNKS = 1 << 20  # two terabytes of usual ones
 LEVEL = 1  # of zstd: what is left of weights after this is noise
-AT_ONCE = 256  # keys in one UNLINK
+AT_ONCE = 256  # keys in one step of a removal
+IN_FLIGHT = 4  # chunks that are asked for together: a network's delays add up
+NAME = re.compile(rb'"name": ?"([0-9a-f]{32})"')
 
 
 class Shipment(BaseModel):
@@ -72,7 +76,8 @@ class Freight:
 
     def __init__(self, client: redis.Redis, keys: Keys, fence: Fence | None = None) -> None:
         self._redis, self._keys, self._fence = client, keys, fence
-        self._store, self._appear, self._retire = (client.register_script(text) for text in (STORE, APPEAR, RETIRE))
+        scripts = (client.register_script(text) for text in (STORE, APPEAR, RETIRE, CLEAR))
+        self._store, self._appear, self._retire, self._remove = scripts
 
     def versions(self) -> set[int]:
         """Those that can be fetched."""
@@ -97,11 +102,12 @@ class Freight:
         if earlier is not None and earlier.manifest == manifest and self._whole(earlier):
             return
         new = Shipment(schema_version=1, name=uuid.uuid4().hex, chunk_bytes=chunk_bytes, manifest=manifest)
-        pack = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True, write_content_size=True)
-        for number, chunk in enumerate(_cut(folder, new)):
-            key = self._keys.weight_chunk(new.name, number)
-            self._must(self._store, [self._keys.shipments, key], [new.name, new.chunks, pack.compress(chunk)])
-            reached("freight.chunk")
+        try:
+            self._send(folder, new)
+        except Exception:
+            with contextlib.suppress(redis.RedisError, Fenced, Behind):  # the next writer sweeps
+                self._clear(new.name, new.chunks)
+            raise
         replaced = ("", 0) if earlier is None else (earlier.name, earlier.chunks)
         prefix = self._keys.weight_chunk(new.name, "")
         appears = [new.name, new.chunks, prefix, manifest.policy_version, new.model_dump_json(), *replaced]
@@ -110,28 +116,55 @@ class Freight:
         if earlier is not None:
             self._clear(earlier.name, earlier.chunks)
 
+    def _send(self, folder: Path, new: Shipment) -> None:
+        pack = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True, write_content_size=True)
+        for number, chunk in enumerate(_cut(folder, new)):
+            keys = [self._keys.shipments, self._keys.weight_chunk(new.name, number), self._keys.weights]
+            self._must(self._store, keys, [new.name, new.chunks, pack.compress(chunk), new.manifest.policy_version])
+            reached("freight.chunk")
+
     def retire(self, version: int) -> None:
         """Remove `version`. Raises `Fenced`."""
-        try:
-            found = self._found(version)
-            name, chunks = (found.name, found.chunks) if found else ("", 0)
-        except Malformed:  # nobody knows its chunks; it must not stay for ever all the same
-            name, chunks = "", 0
+        name, chunks = self._known(version)
         self._must(self._retire, [self._keys.shipments, self._keys.weights], [name, chunks, version])
         reached("freight.retired")
         self._clear(name, chunks)
 
     def sweep(self) -> None:
-        """Remove what predecessors have begun or given up: call it once, before the first shipment."""
+        """Remove what predecessors have begun or given up: call it once, before the first shipment. Raises `Fenced`."""
         left: Any = self._redis.hgetall(self._keys.shipments)
         for name, chunks in left.items():
             self._clear(name.decode(), int(chunks))
 
+    def whole(self) -> set[int]:
+        """Those of `versions` whose chunks are all there."""
+        return {version for version in self.versions() if self._is_whole(version)}
+
+    def _is_whole(self, version: int) -> bool:
+        try:
+            return self._whole(self.shipment(version))
+        except (FileNotFoundError, Malformed):
+            return False
+
     def _clear(self, name: str, chunks: int) -> None:
-        keys = [self._keys.weight_chunk(name, number) for number in range(chunks)]
-        for start in range(0, chunks, AT_ONCE):
-            self._redis.unlink(*keys[start : start + AT_ONCE])
-        self._redis.hdel(self._keys.shipments, name)
+        for start in range(0, max(1, chunks), AT_ONCE):
+            end = min(chunks, start + AT_ONCE)
+            prefix, last = self._keys.weight_chunk(name, ""), int(end == chunks)
+            self._must(self._remove, [self._keys.shipments], [name, start, end, prefix, last])
+
+    def _known(self, version: int) -> tuple[str, int]:
+        """Name and number of chunks; of a shipment that cannot be read, as many as are there."""
+        try:
+            found = self._found(version)
+            return (found.name, found.chunks) if found else ("", 0)
+        except Malformed:
+            raw: Any = self._redis.hget(self._keys.weights, str(version))
+        name = NAME.search(raw or b"")
+        if name is None:
+            return "", 0
+        text = name[1].decode()
+        missing = (n for n in itertools.count() if not self._redis.exists(self._keys.weight_chunk(text, n)))
+        return text, next(missing)
 
     def _found(self, version: int) -> Shipment | None:
         try:
@@ -152,28 +185,37 @@ class Freight:
 
     # -- a generator's side ------------------------------------------------------------------------------------------
 
-    def fetch(self, version: int, folder: Path) -> None:
-        """Write the files of `version`, and their manifest, into the empty `folder`.
+    def fetch(self, version: int, folder: Path, carry_on: Callable[[], None] = lambda: None) -> None:
+        """Write the files of `version`, and their manifest, into the empty `folder`; `carry_on` is called now and then.
 
-        Raises `FileNotFoundError` where it is not there, or not any more; `Malformed` where it is not what was shipped.
+        Raises `FileNotFoundError` where it is not there, or not any more; `Malformed` where it is not what was shipped;
+        and what `carry_on` raises.
         """
-        found, numbers = self.shipment(version), itertools.count()
+        found = self.shipment(version)
+        chunks = self._chunks(found)
         for name, entry in found.files():
             path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
+            for above in reversed(path.relative_to(folder).parents[:-1]):
+                (folder / above).mkdir(exist_ok=True)
             digest, size = hashlib.sha256(), 0
             with path.open("wb") as file:
-                for _ in range(found.chunks_of(entry)):
-                    chunk = self._chunk(found, next(numbers))
+                for chunk in itertools.islice(chunks, found.chunks_of(entry)):
+                    carry_on()
                     digest.update(chunk)
                     size += file.write(chunk)
             if (size, digest.hexdigest()) != (entry.size, entry.sha256):
                 raise Malformed(f"{name} of policy version {version} is not what was shipped")
         (folder / MANIFEST_NAME).write_text(found.manifest.model_dump_json(indent=1), encoding="utf-8")
 
-    def _chunk(self, found: Shipment, number: int) -> bytes:
+    def _chunks(self, found: Shipment) -> Iterator[bytes]:
+        for start in range(0, found.chunks, IN_FLIGHT):
+            numbers = range(start, min(found.chunks, start + IN_FLIGHT))
+            raw: Any = self._redis.mget([self._keys.weight_chunk(found.name, number) for number in numbers])
+            for number, chunk in zip(numbers, raw, strict=True):
+                yield self._chunk(found, number, chunk)
+
+    def _chunk(self, found: Shipment, number: int, raw: bytes | None) -> bytes:
         version = found.manifest.policy_version
-        raw: Any = self._redis.get(self._keys.weight_chunk(found.name, number))
         if raw is None:
             raise FileNotFoundError(errno.ENOENT, f"a part of policy version {version} is not in Redis any more")
         try:

@@ -10,11 +10,13 @@ it loses is shipped again from there.
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import redis
+import structlog
 
 from broker.errors import Malformed
 from broker.fence import Fence
@@ -25,6 +27,8 @@ from broker.policy import PolicyStore
 from broker.policy_reader import PolicyReader
 from broker.scratch import Scratch
 from broker.settings import RecipeBase
+
+log = structlog.get_logger(__name__)
 
 
 def writer(recipe: RecipeBase, client: redis.Redis, keys: Keys, fence: Fence) -> PolicyStore:
@@ -47,7 +51,7 @@ class ShippingStore(PolicyStore):
     """The learner's directory, and copies in Redis.
 
     Redis' memory is bounded: of versions that are older than the newest `keep`, `keep` stay because somebody leases
-    them. A reader that is too slow for that takes up the newest instead.
+    them. Those are the oldest, whose readers are the furthest: so there is always one that gets through.
     """
 
     def __init__(
@@ -74,11 +78,19 @@ class ShippingStore(PolicyStore):
 
     def point(self, pipe: object, version: int) -> None:
         """As its base class does. What Redis has forgotten of our versions is there again before the pointer moves."""
-        there = self._freight.versions()
+        there = self._freight.whole()
         for own in self.versions():
             if own <= version and own not in there:
-                self.open(own)
+                self._ship_again(own, needed=own == version)
         super().point(pipe, version)
+
+    def _ship_again(self, version: int, *, needed: bool) -> None:
+        try:
+            self.open(version)
+        except Malformed as damage:
+            if needed:
+                raise
+            log.warning("an older policy version is damaged and not shipped again", version=version, damage=str(damage))
 
     def open(self, version: int) -> Path:
         """As its base class does; Redis has it then."""
@@ -89,7 +101,7 @@ class ShippingStore(PolicyStore):
     def _unread(self, candidates: list[int]) -> list[int]:
         unread = super()._unread(candidates)
         leased = [version for version in candidates if version not in unread]
-        return sorted([*unread, *leased[: -self.keep]])
+        return sorted([*unread, *leased[self.keep :]])
 
     def _remove(self, versions: list[int]) -> None:
         super()._remove(versions)
@@ -106,15 +118,39 @@ class FetchingReader(PolicyReader):
         super().__init__(client, keys, lease_seconds, clock)
         self._freight, self._scratch = Freight(client, keys), Scratch(f"headrace-{keys.run}")
         self._loaded: Path | None = None
+        self._lock, self._closed = threading.Lock(), threading.Event()
+        self._reader = ""  # who leases
 
     def open(self, version: int) -> Path:
-        """Fetch `version`, unless that was done."""
+        """Fetch `version`, unless that was done, renewing the lease. Raises `InterruptedError` where it is closed."""
         folder = self._folder(version)
-        if not self._holds(folder, version):
-            self._keep(self._loaded)
-            folder.mkdir()
-            self._freight.fetch(version, folder)
+        with self._lock:
+            if self._closed.is_set():
+                raise InterruptedError("this reader is closed")
+            if not self._holds(folder, version):
+                self._keep(self._loaded)
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                self._freight.fetch(version, folder, self._carry_on(version))
         return folder
+
+    def lease(self, reader: str, version: int) -> None:
+        """As its base class does."""
+        super().lease(reader, version)
+        self._reader = reader
+
+    def _carry_on(self, version: int) -> Callable[[], None]:
+        due = self._clock() + self.lease_seconds / 3
+
+        def carry_on() -> None:
+            nonlocal due
+            if self._closed.is_set():
+                raise InterruptedError("this reader is closed")
+            if self._reader and self._clock() >= due:
+                super(FetchingReader, self).lease(self._reader, version)
+                due = self._clock() + self.lease_seconds / 3
+
+        return carry_on
 
     def loaded(self, version: int) -> None:
         """What was loaded before is removed."""
@@ -122,8 +158,10 @@ class FetchingReader(PolicyReader):
         self._keep(self._loaded)
 
     def close(self) -> None:
-        """Remove what was fetched."""
-        self._scratch.close()
+        """Remove what was fetched; what is being fetched ends."""
+        self._closed.set()
+        with self._lock:
+            self._scratch.close()
 
     def _folder(self, version: int) -> Path:
         return self._scratch.path / f"v{version:08d}"

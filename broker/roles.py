@@ -68,7 +68,7 @@ def generator(keys: Keys) -> list[Grant]:
         Grant(("hget", "hset", "hdel"), (keys.policy_leases, keys.generators)),
         Grant(("get", "set", "exists"), (keys.task_card,)),
         Grant(("get", "exists"), (keys.policy, keys.fingerprint, keys.recipe, keys.finished), read_only=True),
-        Grant(("hget", "get"), (keys.weights, keys.weight_chunk(ANY, ANY)), read_only=True),
+        Grant(("hget", "mget"), (keys.weights, keys.weight_chunk(ANY, ANY)), read_only=True),
     ]
 
 

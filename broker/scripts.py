@@ -98,7 +98,7 @@ if mark and tonumber(string.match(mark, ' (.*)')) > tonumber(ARGV[3]) then retur
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. ARGV[4])
 return 1
 """
-MARK = """
+MARK = """#!lua flags=allow-oom
 local leased, marked = {}, {}
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
@@ -121,10 +121,13 @@ local owner = string.match(redis.call('GET', KEYS[1]) or '', '^%d+ %d+ (.*)$')
 if owner ~= ARGV[1] then return 0 end
 """
 
-# A chunk, of a shipment that is on record as unfinished from its first chunk on.
+# A chunk, of a shipment that is on record as unfinished from its first chunk on. It may be sent twice, the first time
+# late: of a shipment that has appeared by then (ARGV[5] is its version) nothing is put on record again.
 STORE = (
     _OWNER
     + """
+local complete = redis.call('HGET', KEYS[4], ARGV[5])
+if complete and string.find(complete, ARGV[2], 1, true) then return 1 end
 redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
 redis.call('SET', KEYS[3], ARGV[4])
 return 1
@@ -145,12 +148,24 @@ return 1
 """
 )
 
-# A version is no more; its shipment goes on record as one to be removed.
+# A version is no more; its shipment goes on record as one to be removed. On a full server, too: it makes room.
 RETIRE = (
-    _OWNER
+    "#!lua flags=allow-oom"
+    + _OWNER
     + """
 redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
 redis.call('HDEL', KEYS[3], ARGV[4])
+return 1
+"""
+)
+
+# Chunks of a shipment, from ARGV[3] up to but not ARGV[4], are removed, and at last its record.
+CLEAR = (
+    "#!lua flags=allow-oom"
+    + _OWNER
+    + """
+for number = ARGV[3], ARGV[4] - 1 do redis.call('UNLINK', ARGV[5] .. number) end
+if ARGV[6] == '1' then redis.call('HDEL', KEYS[2], ARGV[2]) end
 return 1
 """
 )

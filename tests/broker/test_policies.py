@@ -27,6 +27,7 @@ from broker.keys import Keys
 from broker.policies import FetchingReader, ShippingStore
 from broker.scratch import Scratch
 from tests.clock import Clock
+from tests.system.pipeline import wait_until
 
 LEASE_SECONDS = 30.0
 ROOT = Path(freight_module.__file__).parents[1]
@@ -160,6 +161,7 @@ def test_a_copy_that_was_damaged_is_fetched_again(
 ) -> None:
     publish(store, redis, 0)
     folder = reader.open(0)
+    reader.loaded(0)
     (folder / "config.json").write_text("{}")
     assert content(reader.open(0)) == content(store.path(0))
 
@@ -282,10 +284,120 @@ def test_what_is_leased_stays_while_memory_allows(
         reader.lease(f"reader {version}", version)
         store.prune()
         assert redis.hlen(keys.weights) <= 2 * store.keep
-    assert store.versions() == [3, 4, 5, 6]
-    assert content(reader.open(3)) == content(store.path(3))
+    assert store.versions() == [0, 1, 5, 6], "the readers of the oldest are the furthest"
+    assert content(reader.open(1)) == content(store.path(1))
     with pytest.raises(FileNotFoundError):
         reader.open(2)
+
+
+def test_a_lease_is_renewed_while_its_version_is_fetched(
+    store: ShippingStore, redis: redis_library.Redis, keys: Keys, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(store, redis, 0)
+    reader = FetchingReader(redis, keys, LEASE_SECONDS, clock)
+    reader.lease("slow", 0)
+    decode = freight_module.decode_chunk
+
+    def slowly(raw: bytes, longest: int) -> bytes:
+        clock.now += LEASE_SECONDS / 2
+        return decode(raw, longest)
+
+    monkeypatch.setattr(freight_module, "decode_chunk", slowly)
+    began = clock.now
+    reader.open(0)
+    assert clock.now > began + 2 * LEASE_SECONDS
+    publish(store, redis, 1, 2)
+    assert store.prune() == [], "it is leased"
+    reader.close()
+
+
+def test_a_reader_that_is_closed_while_it_fetches_leaves_nothing(
+    store: ShippingStore, redis: redis_library.Redis, keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(store, redis, 0)
+    reader = FetchingReader(redis, keys, LEASE_SECONDS)
+    fetching, closing = threading.Event(), threading.Event()
+    decode = freight_module.decode_chunk
+
+    def wait(raw: bytes, longest: int) -> bytes:
+        fetching.set()
+        closing.wait(20)
+        return decode(raw, longest)
+
+    monkeypatch.setattr(freight_module, "decode_chunk", wait)
+    with ThreadPoolExecutor(2) as pool:
+        opened = pool.submit(reader.open, 0)
+        assert fetching.wait(20)
+        closed = pool.submit(reader.close)
+        wait_until(reader._closed.is_set, "it is being closed")
+        closing.set()
+        closed.result(20)
+        assert isinstance(opened.exception(20), InterruptedError)
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_full_server_can_be_pruned_and_an_upload_that_it_cuts_off_leaves_nothing(
+    store: ShippingStore, redis: redis_library.Redis, keys: Keys
+) -> None:
+    publish(store, redis, 0, 1, 2)
+    used: Any = redis.info("memory")
+    before = chunks(redis, keys)
+    redis.config_set("maxmemory", int(used["used_memory"]))
+    try:
+        with pytest.raises(redis_library.exceptions.OutOfMemoryError):
+            store.write(3, lambda folder: (folder / "large").write_bytes(os.urandom(1 << 20)) and None)  # type: ignore[arg-type]
+        assert chunks(redis, keys) == before
+        redis.config_set("maxmemory", 1)
+        assert store.prune() == [0]
+        assert len(chunks(redis, keys)) < len(before)
+    finally:
+        redis.config_set("maxmemory", 0)
+
+
+def test_a_chunk_that_was_sent_twice_and_came_late_spoils_nothing(
+    store: ShippingStore, redis: redis_library.Redis, keys: Keys, fence: Fence
+) -> None:
+    publish(store, redis, 0)
+    name = shipped(redis, keys)["name"]
+    late = [keys.shipments, keys.weight_chunk(name, 0), keys.weights]
+    store._freight._must(store._freight._store, late, [name, 9, b"late", 0])
+    successor = Fence(redis, keys)
+    successor.take_over()
+    ShippingStore(redis, keys, store.directory, 2, LEASE_SECONDS, successor).write(1, weights(1))
+    reader = FetchingReader(redis, keys, LEASE_SECONDS)
+    assert content(reader.open(0)) == content(store.path(0))
+    reader.close()
+
+
+def test_a_predecessor_sweeps_nothing_any_more(store: ShippingStore, redis: redis_library.Redis, keys: Keys) -> None:
+    store.write(0, weights(0))
+    redis.hset(keys.shipments, "f" * 32, 2)
+    redis.set(keys.weight_chunk("f" * 32, 0), b"of a successor")
+    taken = Fence(redis, keys)
+    taken.take_over()
+    with pytest.raises(Fenced):
+        store._freight.sweep()
+    assert redis.exists(keys.weight_chunk("f" * 32, 0))
+
+
+def test_an_older_version_that_is_damaged_stops_no_publication(
+    store: ShippingStore, redis: redis_library.Redis, keys: Keys
+) -> None:
+    publish(store, redis, 0, 1)
+    (store.path(0) / "config.json").write_text("{}")
+    redis.delete(*chunks(redis, keys))
+    publish(store, redis, 2)
+    assert Freight(redis, keys).whole() == {1, 2}
+
+
+def test_a_shipment_that_cannot_be_read_takes_its_chunks_with_it(
+    store: ShippingStore, redis: redis_library.Redis, keys: Keys
+) -> None:
+    publish(store, redis, 0, 1, 2)
+    raw: Any = redis.hget(keys.weights, "0")
+    redis.hset(keys.weights, "0", raw.replace(b'"schema_version":1', b'"schema_version":2'))
+    assert store.prune() == [0]
+    assert len(chunks(redis, keys)) == sum(Freight(redis, keys).shipment(v).chunks for v in (1, 2))
 
 
 @pytest.mark.parametrize("moment", ["freight.retired", "freight.appeared"])
