@@ -3,11 +3,12 @@
 Invariant: the ACL file holds no password, only what a server needs to check one; a password that lies in the folder is
 its owner's alone and is never replaced. Refuses to know what a role may do.
 
-    python -m broker.acl --out secrets [--run NAME] [--rotate ROLE | --forget ROLE]
+    python -m broker.acl --out secrets [--run NAME] [--rotate ROLE | --switch ROLE | --forget ROLE]
 
 A password comes from `HEADRACE_<ROLE>_PASSWORD` if that is set, else from `secrets/<role>.password`, which is made up
-and written if it is not there. To rotate one is to make another beside it: the one before, in `<role>.previous`, opens
-as well until it is forgotten, so that processes can be given the new one in turn.
+and written if it is not there. To rotate one is to make another beside it, `<role>.next`, which opens as well from the
+server's next start on; then to switch to it, the one before being `<role>.previous`; and to forget that, once nobody
+has it any more. At no moment does a process that starts find a password that the server does not know.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from broker.cli import guarded
 from broker.errors import Refused
@@ -44,20 +46,30 @@ def password_file(folder: Path, role: Role) -> Path:
     return folder / f"{role}.password"
 
 
-def previous_file(folder: Path, role: Role) -> Path:
-    """Where the password that it had before lies, while that still opens."""
-    return folder / f"{role}.previous"
+def other_file(folder: Path, role: Role, which: Literal["next", "previous"]) -> Path:
+    """Where the other password that opens lies, while one is being rotated."""
+    return folder / f"{role}.{which}"
 
 
 def rotate(folder: Path, role: Role) -> None:
-    """Let the password of a role be the previous one; a new one is made by `write`. Raises `Refused`."""
-    current, previous = password_file(folder, role), previous_file(folder, role)
-    if not current.exists():
-        raise Refused(f"there is no {current}", "a password is rotated where it was made: --out names its folder")
-    if previous.exists():
-        cause = f"{previous} still opens: there would be three passwords"
-        raise Refused(cause, f"give every process the newer one, then --forget {role}")
-    current.rename(previous)
+    """Make a new password beside the present one. Raises `Refused`."""
+    if not password_file(folder, role).exists():
+        cause = f"there is no {password_file(folder, role)}"
+        raise Refused(cause, "a password is rotated where it was made: --out names its folder")
+    for which, remedy in (("next", "switch"), ("previous", "forget")):
+        if (other := other_file(folder, role, which)).exists():  # type: ignore[arg-type]
+            raise Refused(f"{other} opens as well: there would be three passwords", f"first --{remedy} {role}")
+    write_secret(other_file(folder, role, "next"), secrets.token_urlsafe(32) + "\n")
+
+
+def switch(folder: Path, role: Role) -> None:
+    """Let the new password be the one that processes are given. Raises `Refused`."""
+    current, following = password_file(folder, role), other_file(folder, role, "next")
+    if not following.exists():
+        raise Refused(f"there is no {following}", f"--rotate {role} makes it")
+    previous = other_file(folder, role, "previous")
+    write_secret(previous, read_secret(current, str(current)) + "\n")
+    following.rename(current)
 
 
 def password_of(folder: Path, role: Role, environ: Mapping[str, str]) -> str:
@@ -86,8 +98,14 @@ def write(folder: Path, run: str = ANY, environ: Mapping[str, str] | None = None
 
 
 def _passwords(folder: Path, role: Role, environ: Mapping[str, str]) -> list[str]:
-    previous = previous_file(folder, role)
-    return [password_of(folder, role, environ), *([read_secret(previous, str(previous))] if previous.exists() else [])]
+    others = [path for which in ("next", "previous") if (path := folder / f"{role}.{which}").exists()]
+    return [password_of(folder, role, environ), *(read_secret(path, str(path)) for path in others)]
+
+
+def _run_of(file: Path) -> str:
+    """The only run that the users of an ACL file may touch."""
+    names = set(re.findall(r"[~]headrace:([^:\s]+):", file.read_text(encoding="utf-8"))) if file.exists() else set()
+    return names.pop() if len(names) == 1 else ANY
 
 
 @guarded
@@ -95,15 +113,19 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="broker.acl", description="make the server's users, one for each role")
     parser.add_argument("--out", type=Path, default=Path("secrets"), help="folder of the ACL file and the passwords")
-    parser.add_argument("--run", default=ANY, help="name of the only run they may touch; default: all runs")
+    parser.add_argument("--run", help="name of the only run they may touch, * for all; default: as it was, else all")
     change = parser.add_mutually_exclusive_group()
-    change.add_argument("--rotate", choices=ROLES, help="make a new password; the one before opens as well")
-    change.add_argument("--forget", choices=ROLES, help="the password before opens no more")
+    change.add_argument("--rotate", choices=ROLES, help="make a new password that opens as well")
+    change.add_argument("--switch", choices=ROLES, help="let the new one be the one that processes are given")
+    change.add_argument("--forget", choices=ROLES, help="the one before opens no more")
     options = parser.parse_args()
+    options.run = options.run or _run_of(options.out / FILE)
     if options.rotate:
         rotate(options.out, options.rotate)
+    if options.switch:
+        switch(options.out, options.switch)
     if options.forget:
-        previous_file(options.out, options.forget).unlink(missing_ok=True)
+        other_file(options.out, options.forget, "previous").unlink(missing_ok=True)
     path = write(options.out, options.run)
     print(f'{path}: users {", ".join(ROLES)}; for Redis\' option aclfile, or `make broker ARGS="--acl {options.out}"`')
 

@@ -80,6 +80,11 @@ class Rollout:
         """The oldest policy version that produced a token of this completion."""
         return min(span.policy_version for span in self.spans)
 
+    @property
+    def newest_version(self) -> int:
+        """The newest one."""
+        return max(span.policy_version for span in self.spans)
+
     def versions(self) -> Ints:
         """Policy version of every token (T,) int32."""
         out = np.empty(len(self.tokens), np.int32)
@@ -115,6 +120,11 @@ class RolloutGroup:
     def oldest_version(self) -> int:
         """The oldest policy version that produced a token of the group."""
         return min(r.oldest_version for r in self.rollouts)
+
+    @property
+    def newest_version(self) -> int:
+        """The newest one."""
+        return max(r.newest_version for r in self.rollouts)
 
     @property
     def completion_tokens(self) -> int:

@@ -29,6 +29,7 @@ from broker.policies import writer
 from broker.run_folder import RunFolder
 from broker.settings import redis_url
 from broker.streams import RolloutStream, create_groups
+from consumer.agreement import must_agree
 from consumer.crew import LeadingTrainer, dismiss, follow
 from consumer.dispatch import Dispatch
 from consumer.evaluation import Evaluator, labels_of
@@ -203,6 +204,7 @@ def main() -> None:
     if recipe.learner.threads:
         torch.set_num_threads(recipe.learner.threads)
     ranks = Ranks.join(device_of(recipe.learner.device))
+    must_agree(recipe, ranks)
     if ranks.world > 1:
         die_with_parent()
     if ranks.leads:

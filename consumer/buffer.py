@@ -50,8 +50,10 @@ class Bound:
         return self.groups_per_step * (ahead * k + k - 1 - self.steps_at_version)
 
     def stale(self, group: RolloutGroup) -> bool:
-        """A token of the group is older than the bound allows at this version."""
-        return self.version - group.oldest_version > self.max_staleness
+        """A token of the group is older than the bound allows at this version; or of a version yet to come: of another
+        history of this run, which was taken back to an older state.
+        """
+        return self.version - group.oldest_version > self.max_staleness or group.newest_version > self.version
 
 
 @dataclass

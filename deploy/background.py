@@ -6,6 +6,7 @@ what that says. Refuses to know what is started.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -53,7 +54,8 @@ def _leave_the_terminal(output: BinaryIO) -> None:
 
 
 def _tell(pipe: int) -> None:
-    os.write(pipe, STARTED)
+    with contextlib.suppress(BrokenPipeError):  # whoever waited for it has gone: the run is started all the same
+        os.write(pipe, STARTED)
     os.close(pipe)
 
 

@@ -6,6 +6,8 @@ model is, and what flags and environment say. Refuses to know what a generator d
 
 from __future__ import annotations
 
+import contextlib
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,13 @@ from broker.connection import connect, require
 from broker.errors import Refused
 from broker.joining import wait_for_recipe
 from broker.keys import Keys
+from broker.secret import write_secret
 from broker.settings import BrokerSettings, compose, redis_url
 from deploy.recipe import Recipe
 
+HERE = ("host", "learner_port", "generator_port", "exporter_port")  # of [monitoring]: where this machine serves
 OURS = ("url", "password", "password_file", "tls_ca", "tls_cert", "tls_key")  # of [broker]: how this machine gets there
+PREFIX = "headrace-joined-"
 
 
 class _Name(BaseModel):
@@ -58,14 +63,28 @@ def joined(run: str, flags: list[str]) -> Recipe:
 
 
 def written(recipe: Recipe) -> Path:
-    """As a file, for a process that is about to begin."""
-    with tempfile.NamedTemporaryFile("w", prefix=f"headrace-{recipe.run.name}-", suffix=".toml", delete=False) as file:
-        file.write(recipe.toml())
-    return Path(file.name)
+    """As a file, for what this process is about to become; those of processes that are gone are removed."""
+    folder = Path(tempfile.gettempdir())
+    for other in folder.glob(f"{PREFIX}*.toml"):
+        with contextlib.suppress(OSError, ValueError):  # somebody else's
+            if not _lives(int(other.stem.removeprefix(PREFIX))):
+                other.unlink()
+    path = folder / f"{PREFIX}{os.getpid()}.toml"
+    write_secret(path, recipe.toml())
+    return path
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _portable(document: dict[str, Any]) -> dict[str, Any]:
-    broker = document.get("broker")
-    if isinstance(broker, dict):
-        document["broker"] = {key: value for key, value in broker.items() if key not in OURS}
+    for section, ours in (("broker", OURS), ("monitoring", HERE)):
+        theirs = document.get(section)
+        if isinstance(theirs, dict):
+            document[section] = {key: value for key, value in theirs.items() if key not in ours}
     return document

@@ -126,8 +126,9 @@ class Generator:
 
     @property
     def _free(self) -> int:
-        """Tickets that may be claimed now."""
-        return self.engine.slots - len(self.serving) if self.keeper.ready else 0
+        """Tickets that may be claimed now: none before there are weights to answer them with, which others may have."""
+        begun = self.engine.policy_version >= 0 or self.recipe.run.deterministic
+        return self.engine.slots - len(self.serving) if self.keeper.ready and begun else 0
 
     async def _lease_loop(self) -> None:
         """Renew what we hold, say that we live, notice the end of the run; three times a lease."""

@@ -545,6 +545,20 @@ def test_a_name_that_would_say_more_than_a_name(tmp_path: Path, run: str) -> Non
         acl.write(tmp_path, run, {})
 
 
+def test_users_of_one_run_stay_its_own_when_a_password_is_rotated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = (["--run", "alpha"], ["--rotate", "generator"], ["--switch", "generator"], ["--forget", "generator"], [])
+    for words in changes:
+        monkeypatch.setattr("sys.argv", ["acl", "--out", str(tmp_path), *words])
+        acl.main()
+        assert "~headrace:alpha:" in (tmp_path / acl.FILE).read_text()
+        assert "~headrace:*:" not in (tmp_path / acl.FILE).read_text()
+    monkeypatch.setattr("sys.argv", ["acl", "--out", str(tmp_path), "--run", "*"])
+    acl.main()
+    assert "~headrace:alpha:" not in (tmp_path / acl.FILE).read_text()
+
+
 def test_a_password_that_can_be_guessed(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="HEADRACE_ADMIN_PASSWORD is shorter than 16") as caught:
         acl.write(tmp_path, environ={"HEADRACE_ADMIN_PASSWORD": "hunter2"})

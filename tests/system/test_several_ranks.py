@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests.ports import free_port
 from tests.system.pipeline import ROOT, Pipeline, wait_until
@@ -75,6 +77,24 @@ def test_torchrun_starts_a_learner_on_two_machines_and_two_generators_serve_it(t
         assert len(list(newest.glob("*.safetensors"))) == 2, "each machine has written its part"
         report = [sys.executable, "-m", "monitoring.report", str(run.run_folder)]
         assert subprocess.run(report, cwd=ROOT, capture_output=True).returncode == 0, "no launcher was needed for it"
+
+
+def test_ranks_that_would_train_different_things_do_not_begin(tmp_path: Path, taught: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(taught, other)
+    weights = load_file(other / "model.safetensors")
+    save_file({name: value + 1 for name, value in weights.items()}, other / "model.safetensors")
+    with Pipeline(tmp_path, [*FLAGS, "--run.model", str(taught)]) as run:
+        for number, flags in enumerate((["--learner.learning_rate", "0.5"], ["--run.model", str(other)])):
+            peers = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+            run.start("consumer", "rank-0", **peers, RANK="0", LOCAL_RANK="0")
+            run.start("consumer", f"rank-1-{number}", *flags, **peers, RANK="1", LOCAL_RANK="1")
+            assert run.wait_for(f"rank-1-{number}") == 2
+            said = run.log(f"rank-1-{number}").splitlines()[-1]
+            assert said.startswith(f"headrace: {flags[0].removeprefix('--')} differs: here"), said
+            run.processes["rank-0"].kill()
+            run.wait_for("rank-0")
+        assert run.ledger().count("issued") == 0
 
 
 def test_a_machine_that_was_not_told_its_place_is_told_what_to_set(taught: Path) -> None:
