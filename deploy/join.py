@@ -24,6 +24,7 @@ from deploy.recipe import Recipe
 
 HERE = ("host", "learner_port", "generator_port", "exporter_port")  # of [monitoring]: where this machine serves
 OURS = ("url", "password", "password_file", "tls_ca", "tls_cert", "tls_key")  # of [broker]: how this machine gets there
+OFF = 0  # of a port
 PREFIX = "headrace-joined-"
 
 
@@ -86,5 +87,5 @@ def _portable(document: dict[str, Any]) -> dict[str, Any]:
     for section, ours in (("broker", OURS), ("monitoring", HERE)):
         theirs = document.get(section)
         if isinstance(theirs, dict):
-            document[section] = {key: value for key, value in theirs.items() if key not in ours}
+            document[section] = {key: value for key, value in theirs.items() if key not in ours or value == OFF}
     return document
