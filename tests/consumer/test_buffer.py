@@ -174,3 +174,11 @@ def test_ready_gives_its_verdicts_at_once_and_keeps_the_good() -> None:
 def test_a_group_is_as_old_as_its_oldest_token() -> None:
     assert not bound(8, staleness=8).stale(group(version=0))
     assert bound(9, staleness=8).stale(group(version=0))
+
+
+def test_a_group_of_a_version_that_is_yet_to_come_is_of_another_history() -> None:
+    """The run was taken back to an older state, and a generator went on with what it held."""
+    shelf = buffer("ready", "a", version=5)
+    assert shelf.consumed({"a": 0}, bound(4, staleness=8))[0][1] == "stale"
+    shelf = buffer("ready", "a", version=5)
+    assert shelf.consumed({"a": 0}, bound(5, staleness=8)) == []

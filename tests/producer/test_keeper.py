@@ -194,3 +194,32 @@ def test_a_death_that_a_refresh_notices_first_is_one_all_the_same(one: OneGenera
     one.engine_class, Fading.starts = Fading, 0
     assert len(one.published(4)) == 4
     assert one.figure("refresh_failures_total") == 1
+
+
+def test_weights_of_a_history_that_was_taken_back_are_given_up(one: OneGenerator) -> None:
+    one.publish_version(1)
+    one.publish_version(2)
+
+    def taken_back() -> bool:
+        if one.figure("policy_version") == 2:
+            one.client.set(one.keys.policy, 1)
+        return one.figure("policy_version") == 1
+
+    one.run_until(taken_back)
+
+
+def test_no_ticket_is_claimed_before_there_are_weights_to_answer_it_with(one: OneGenerator) -> None:
+    one.client.delete(one.keys.policy)
+    looks = 0
+
+    def seen() -> bool:
+        nonlocal looks
+        looks += 1
+        if looks < 50:
+            assert one.figure("tickets_total", event="claimed") == 0
+        elif looks == 50:
+            one.client.set(one.keys.policy, 0)
+        return one.figure("groups_total", kind="train") == 4
+
+    one.run_until(seen)
+    assert looks > 50
