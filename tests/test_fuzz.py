@@ -33,6 +33,8 @@ NAMES = (
         "task card",
         "fingerprint",
         "manifest",
+        "shipment",
+        "chunk of weights",
         "checkpoint document",
     ),
     *("checkpoint state", "recipe", "weight index", "model configuration"),

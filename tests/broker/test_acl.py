@@ -548,7 +548,13 @@ def test_a_name_that_would_say_more_than_a_name(tmp_path: Path, run: str) -> Non
 def test_users_of_one_run_stay_its_own_when_a_password_is_rotated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes = (["--run", "alpha"], ["--rotate", "generator"], ["--switch", "generator"], ["--forget", "generator"], [])
+    changes: tuple[list[str], ...] = (
+        ["--run", "alpha"],
+        ["--rotate", "generator"],
+        ["--switch", "generator"],
+        ["--forget", "generator"],
+        [],
+    )
     for words in changes:
         monkeypatch.setattr("sys.argv", ["acl", "--out", str(tmp_path), *words])
         acl.main()
