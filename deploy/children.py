@@ -106,7 +106,7 @@ class Child:
             self.latest = min(self.latest, self.clock() + ORPHAN_SECONDS)
         try:
             os.killpg(self.process.pid, signal.SIGKILL if self.clock() >= self.latest else 0)
-        except ProcessLookupError:  # nothing of it is left
+        except (ProcessLookupError, PermissionError):  # nothing of it is left; PermissionError: on macOS, or another's
             return ended
         return False
 
@@ -123,7 +123,7 @@ class Child:
         self.wait(seconds)
         self.process.kill()
         self.process.wait()
-        with contextlib.suppress(ProcessLookupError):  # nothing of it is left
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # nothing of it is left
             deadline = time.monotonic() + ORPHAN_SECONDS
             while time.monotonic() < deadline:
                 os.killpg(self.process.pid, 0)

@@ -122,7 +122,6 @@ STRATIFIED = (
     Event("LOSE", "redis", 4, TWO),
     Event("FORGET", "redis and learner", 5, READY, "recovery.rebuilt"),
     Event("STALL", "redis", 4, READY),
-    Event("KILL", "freight.chunk", 9, SHIPPED),
     Event("LOSE", "redis", 4, SHIPPED),
 )
 

@@ -27,6 +27,12 @@ def as_user(run: Pipeline, secrets: Path, role: str) -> list[str]:
     return ["--broker.url", url, "--broker.password_file", str(secrets / f"{role}.password")]
 
 
+def at_work(run: Pipeline, name: str) -> bool:
+    """It has begun: who only begins refuses a server that is away."""
+    log = run.folder / f"{name}.log"
+    return log.exists() and "refreshed" in log.read_text()
+
+
 def make_acl(secrets: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "broker.acl", "--out", str(secrets), *words]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -36,6 +42,10 @@ def let_root_in(secrets: Path) -> None:
     """This test's own user, who looks on."""
     users = secrets / acl.FILE
     users.write_text(users.read_text() + "user root on >root ~* &* +@all\n")
+
+
+# Longer than the others, so that it is not over before all of that has happened.
+MANY = ["--run.steps", "60", "--learner.checkpoint_every", "2", "--learner.max_degenerate_in_a_row", "100000"]
 
 
 def test_a_password_is_rotated_under_a_run(tmp_path: Path, taught: Path) -> None:
@@ -53,7 +63,7 @@ def test_a_password_is_rotated_under_a_run(tmp_path: Path, taught: Path) -> None
 
         looked_at = False
 
-    with Pipeline(tmp_path / "runs", [*STEPS, "--run.model", str(taught)], server_class=Guarded) as run:
+    with Pipeline(tmp_path / "runs", [*MANY, "--run.model", str(taught)], server_class=Guarded) as run:
         server = run.server
         assert isinstance(server, Guarded)
         server.looked_at = True
@@ -75,6 +85,7 @@ def test_a_password_is_rotated_under_a_run(tmp_path: Path, taught: Path) -> None
         assert "there would be three" in make_acl(secrets, "--rotate", "generator").stderr
         assert run.terminate("before") == 0
         run.generator("again", *as_user(run, secrets, "generator"))  # one that starts just now is not locked out
+        wait_until(lambda: at_work(run, "again"), "it is at work")
         anew()
         wait_until(lambda: run.step() >= 4, "with the old password")
         assert make_acl(secrets, "--switch", "generator").returncode == 0
@@ -82,7 +93,7 @@ def test_a_password_is_rotated_under_a_run(tmp_path: Path, taught: Path) -> None
         assert "there would be three" in make_acl(secrets, "--rotate", "generator").stderr
         assert run.terminate("again") == 0
         run.generator("after", *as_user(run, secrets, "generator"))
-        wait_until(lambda: run.step() >= 6, "with the new one")
+        wait_until(lambda: at_work(run, "after") and run.step() >= 6, "with the new one")
         assert make_acl(secrets, "--forget", "generator").returncode == 0
         anew()
         assert run.wait_for("learner") == 0
