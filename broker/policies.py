@@ -128,7 +128,7 @@ class FetchingReader(PolicyReader):
             if self._closed.is_set():
                 raise InterruptedError("this reader is closed")
             if not self._holds(folder, version):
-                self._keep(self._loaded)
+                self._keep_loaded()
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir()
                 self._freight.fetch(version, folder, self._carry_on(version))
@@ -147,7 +147,7 @@ class FetchingReader(PolicyReader):
             if self._closed.is_set():
                 raise InterruptedError("this reader is closed")
             if self._reader and self._clock() >= due:
-                super(FetchingReader, self).lease(self._reader, version)
+                self.lease(self._reader, version)
                 due = self._clock() + self.lease_seconds / 3
 
         return carry_on
@@ -155,7 +155,7 @@ class FetchingReader(PolicyReader):
     def loaded(self, version: int) -> None:
         """What was loaded before is removed."""
         self._loaded = self._folder(version)
-        self._keep(self._loaded)
+        self._keep_loaded()
 
     def close(self) -> None:
         """Remove what was fetched; what is being fetched ends."""
@@ -166,9 +166,9 @@ class FetchingReader(PolicyReader):
     def _folder(self, version: int) -> Path:
         return self._scratch.path / f"v{version:08d}"
 
-    def _keep(self, *folders: Path | None) -> None:
+    def _keep_loaded(self) -> None:
         for other in self._scratch.path.glob("v*"):
-            if other not in folders:
+            if other != self._loaded:
                 shutil.rmtree(other)
 
     def _holds(self, folder: Path, version: int) -> bool:
