@@ -28,7 +28,7 @@ from deploy.disk import require_disk
 from deploy.generators import Generators
 from deploy.model import with_model
 from deploy.ranks import learner
-from deploy.recipe import Recipe, read
+from deploy.recipe import Recipe, leave_word, read
 
 POLL_SECONDS = 0.2
 OTHER_STOP_SECONDS = 1.0  # the learner and the onlookers have nothing to hand back
@@ -103,9 +103,7 @@ class Launcher:
             self.server = EmbeddedServer(self.folder.redis, password=self.recipe.broker.secret).start()
             broker = self.recipe.broker.model_copy(update={"url": self.server.url})
             self.recipe = self.recipe.model_copy(update={"broker": broker})
-        unfinished = self.folder.recipe.with_suffix(".new")
-        unfinished.write_text(self.recipe.toml())
-        unfinished.rename(self.folder.recipe)  # whoever looks finds a whole one
+        leave_word(self.recipe)
         self.view = Child("view", [*PYTHON_MODULE, "monitoring.top", str(self.folder.recipe)], None, self.environment)
         self.view.start()
         command = [*self.learner_command(), str(self.folder.recipe)]

@@ -13,6 +13,8 @@ from typing import Any
 
 import tomli_w
 
+from broker.files import replace_text
+from broker.run_folder import RunFolder
 from broker.settings import load
 from consumer.settings import LearnerRecipe
 from monitoring.settings import MonitoringSettings
@@ -32,6 +34,13 @@ class Recipe(GeneratorRecipe, LearnerRecipe):
         """As plain data without absent values and secrets."""
         document: dict[str, Any] = json.loads(self.model_dump_json(exclude_none=True))
         return document
+
+
+def leave_word(recipe: Recipe) -> None:
+    """Write it into the run's folder, whole, as resolved: report, ledger and top look there."""
+    folder = RunFolder.of(recipe.run)
+    folder.make()
+    replace_text(folder.recipe, recipe.toml())
 
 
 def read(path: Path, flags: list[str] | None = None, edit: Callable[[dict[str, Any]], None] | None = None) -> Recipe:

@@ -13,12 +13,10 @@ import sys
 from pathlib import Path
 
 from broker.cli import guarded
-from broker.files import replace_text
-from broker.run_folder import RunFolder
 from deploy.join import joined, written
 from deploy.model import with_model
 from deploy.ranks import learner
-from deploy.recipe import Recipe, read
+from deploy.recipe import leave_word, read
 
 
 def _arguments(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -35,15 +33,6 @@ def _arguments(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_known_args(words)
 
 
-def _leave_word(recipe: Recipe) -> None:
-    """What the run is, in its folder: report, ledger and top look there. Of several machines the first one says it."""
-    if os.environ.get("NODE_RANK", "0") != "0":
-        return
-    folder = RunFolder.of(recipe.run)
-    folder.make()
-    replace_text(folder.recipe, recipe.toml())
-
-
 @guarded
 def main() -> None:
     """Entry point."""
@@ -58,7 +47,8 @@ def main() -> None:
         flags += ["--run.model", recipe.run.model]
         if options.role == "consumer":
             program = learner(recipe)
-            _leave_word(recipe)
+            if os.environ.get("NODE_RANK", "0") == "0":  # of several machines the first one says what the run is
+                leave_word(recipe)
     if options.check:
         flags.append("--check")
     os.execv(sys.executable, [sys.executable, *program, str(options.recipe), *flags])
