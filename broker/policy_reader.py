@@ -49,24 +49,27 @@ class PolicyReader(ABC):
         value: Any = self._redis.get(self._keys.policy)
         return None if value is None else int(value)
 
-    def wait(self, after: int, timeout: float) -> int | None:
-        """The newest version as soon as it is newer than `after`; None if that takes more than `timeout` seconds."""
+    def wait(self, held: int, timeout: float) -> int | None:
+        """The version that the pointer names, as soon as that is another than `held`; None after `timeout` seconds.
+
+        It is an older one where the run was taken back: then `held` is of no history of it.
+        """
         deadline = time.monotonic() + timeout
         while True:
             newest, left = self.newest(), deadline - time.monotonic()
-            if newest is not None and newest > after:
+            if newest is not None and newest != held:
                 return newest
             if left <= 0:
                 return None
             # Whatever wakes us, the pointer decides; a broken connection wakes us, too.
             with contextlib.suppress(redis.ConnectionError, redis.TimeoutError):
-                self._doze(after, deadline)
+                self._doze(held, deadline)
 
-    def _doze(self, after: int, deadline: float) -> None:
+    def _doze(self, held: int, deadline: float) -> None:
         client: Any = self._redis  # its pubsub is untyped
         with client.pubsub(ignore_subscribe_messages=True) as messages:
             messages.subscribe(self._keys.policy)
-            while (newest := self.newest()) is None or newest <= after:
+            while self.newest() in (None, held):
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return

@@ -47,20 +47,14 @@ class Refresher:
         self.exact = asyncio.Lock()  # deterministic runs: one ticket, one version at a time
 
     async def run(self) -> None:
-        """Take up every new version, until the generator leaves."""
+        """Take up every version that the pointer comes to name, until the generator leaves."""
         while not self._leaving():
             if not self._keeper.ready:
                 await self._pause(POINTER_SECONDS)
                 continue
             newest = await asyncio.to_thread(self._policy.wait, self._engine.policy_version, POINTER_SECONDS)
-            newest = newest if newest is not None else await asyncio.to_thread(self._older)
             if newest is not None and not await self.refresh(newest):
                 await self._pause(RETRY_SECONDS)
-
-    def _older(self) -> int | None:
-        """The version that counts where it is older than ours: the run was taken back, and ours is of no history."""
-        newest = self._policy.newest()
-        return newest if newest is not None and newest < self._engine.policy_version else None
 
     async def refresh(self, version: int) -> bool:
         """Take up `version`; False if it could not be had, in which case the old weights go on serving.

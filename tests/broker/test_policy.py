@@ -496,19 +496,26 @@ def test_readers_and_pruner_at_full_speed(store: PolicyStore, redis: redis_libra
 
 def test_a_newer_version_is_returned_at_once(store: PolicyStore, redis: redis_library.Redis) -> None:
     publish(store, redis, 0, 1)
-    assert store.wait(after=0, timeout=0) == 1
-    assert store.wait(after=-1, timeout=0) == 1
+    assert store.wait(held=0, timeout=0) == 1
+    assert store.wait(held=-1, timeout=0) == 1
+
+
+def test_an_older_version_is_returned_where_the_run_was_taken_back(
+    store: PolicyStore, redis: redis_library.Redis
+) -> None:
+    publish(store, redis, 0, 1)
+    assert store.wait(held=7, timeout=0) == 1
 
 
 def test_waiting_in_vain_ends(store: PolicyStore, redis: redis_library.Redis) -> None:
-    assert store.wait(after=-1, timeout=0.05) is None
+    assert store.wait(held=-1, timeout=0.05) is None
     publish(store, redis, 1)
-    assert store.wait(after=1, timeout=0.05) is None
+    assert store.wait(held=1, timeout=0.05) is None
 
 
-def waiting(store: PolicyStore, after: int) -> tuple[threading.Thread, list[int | None]]:
+def waiting(store: PolicyStore, held: int) -> tuple[threading.Thread, list[int | None]]:
     found: list[int | None] = []
-    thread = threading.Thread(target=lambda: found.append(store.wait(after, 10.0)))
+    thread = threading.Thread(target=lambda: found.append(store.wait(held, 10.0)))
     thread.start()
     return thread, found
 
@@ -523,7 +530,7 @@ def test_a_publication_wakes_a_reader(
 ) -> None:
     monkeypatch.setattr(policy_reader, "POLL_SECONDS", 60.0)  # so that only the message can have woken it
     publish(store, redis, 0)
-    reader, found = waiting(store, after=0)
+    reader, found = waiting(store, held=0)
     until_somebody_listens(redis, keys.policy)
     publish(store, redis, 1)
     reader.join(5.0)
@@ -534,7 +541,7 @@ def test_a_lost_message_costs_the_poll_interval_only(
     store: PolicyStore, redis: redis_library.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(policy_reader, "POLL_SECONDS", 0.1)
-    reader, found = waiting(store, after=0)
+    reader, found = waiting(store, held=0)
     until_somebody_listens(redis, keys.policy)
     redis.set(keys.policy, 1)
     before = time.monotonic()
@@ -547,7 +554,7 @@ def test_a_message_about_an_old_version_wakes_nobody(
     store: PolicyStore, redis: redis_library.Redis, keys: Keys
 ) -> None:
     publish(store, redis, 3)
-    reader, found = waiting(store, after=3)
+    reader, found = waiting(store, held=3)
     until_somebody_listens(redis, keys.policy)
     redis.publish(keys.policy, 2)
     redis.publish(keys.policy, b"nonsense")
