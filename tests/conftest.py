@@ -16,10 +16,16 @@ from broker.settings import BrokerSettings
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Engine tests last: what fails fast is seen first. A file's tests stay in one process, all engines in one."""
-    items.sort(key=_is_of_an_engine)
+    """What fails fast is seen first. A file's tests stay in one process, all engines in one: while that is busy for
+    minutes, the other has the whole runs to do, of which each is short enough for both to end together.
+    """
+    items.sort(key=_turn)
     for item in items:
         item.add_marker(pytest.mark.xdist_group("engine" if _is_of_an_engine(item) else item.path.name))
+
+
+def _turn(item: pytest.Item) -> int:
+    return 1 if _is_of_an_engine(item) else 2 if "system" in item.path.parts else 0
 
 
 def _is_of_an_engine(item: pytest.Item) -> bool:
