@@ -12,9 +12,10 @@ from typing import Any
 from benchmarks.transport_groups import degenerate, group
 from benchmarks.transport_trial import BLOCK_SECONDS, Seat, Way
 from broker.keys import GENERATORS, LEARNER, Keys
-from broker.schema import Ticket, encode_group, encode_ticket
-from broker.scripts import PUBLISH
+from broker.schema import KINDS, Ticket, encode_group, encode_ticket
+from broker.scripts import CLAIM, PUBLISH
 from broker.streams import create_groups
+from broker.tickets import RETURNED, TOGETHER_BYTES
 from consumer.inbox import CLAIM_COUNT
 
 NAME = "t{:010d}p0000000017"
@@ -27,22 +28,33 @@ class Producer:
         self._load, self._stop = seat.load, seat.stop
         self._name, self._keys = f"g{seat.number}", Keys(seat.run)
         self._client, self._blocking = seat.client(), seat.client(BLOCK_SECONDS)
-        self._publish = self._client.script_load(PUBLISH)
+        self._claim, self._publish = self._client.script_load(CLAIM), self._client.script_load(PUBLISH)
         self._payload = encode_group(group(seat.load.size, NAME.format(0), 17, 0))
+        self._together = max(1, TOGETHER_BYTES // len(self._payload))
 
     def run(self) -> None:
         """Until told to stop."""
-        tickets, rollouts, late = self._keys.tickets("train"), self._keys.rollouts("train"), self._keys.late
-        streams: Any = {tickets: ">"}
+        keys = (self._keys.tickets("train"), self._keys.rollouts("train"), self._keys.late)
         while not self._stop.is_set():
-            found: Any = self._blocking.xreadgroup(
-                GENERATORS, self._name, streams, count=self._load.slots, block=int(BLOCK_SECONDS * 1000)
-            )
-            if not found and self._load.stored:
+            tickets = self._tickets()
+            if not tickets and self._load.stored:
                 return
-            for entry_id, fields in found[0][1] if found else ():
-                arguments: Any = (GENERATORS, entry_id, fields[b"ticket_id"], self._payload)
-                self._client.evalsha(self._publish, 3, tickets, rollouts, late, *arguments)
+            for at in range(0, len(tickets), self._together):
+                arguments: Any = [GENERATORS]
+                for ticket in tickets[at : at + self._together]:
+                    arguments += (*ticket, self._payload)
+                self._client.evalsha(self._publish, 3, *keys, *arguments)
+
+    def _tickets(self) -> list[tuple[bytes, bytes]]:
+        """Entry and ticket of as many as there are slots, or of the first that comes."""
+        streams = [self._keys.tickets(kind) for kind in KINDS]
+        arguments: Any = (GENERATORS, self._name, self._load.slots, RETURNED)
+        _, found = self._client.evalsha(self._claim, len(streams), *streams, *arguments)
+        if found[-1] or self._load.stored:
+            return [(entry_id, fields[1]) for entry_id, fields in found[-1]]
+        block, wanted = int(BLOCK_SECONDS * 1000), dict.fromkeys(streams, ">")
+        reply: Any = self._blocking.xreadgroup(GENERATORS, self._name, wanted, count=1, block=block)
+        return [(entry_id, fields[b"ticket_id"]) for entry_id, fields in (reply[0][1] if reply else ())]
 
 
 class Consumer:

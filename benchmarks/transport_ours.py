@@ -14,6 +14,7 @@ from benchmarks.transport_trial import BLOCK_SECONDS, Seat, Way
 from broker.keys import Keys
 from broker.ledger import Ledger
 from broker.policy import PolicyStore
+from broker.schema import RolloutGroup, Ticket
 from broker.streams import RolloutStream, create_groups
 from broker.tickets import TicketStream
 from consumer.buffer import Bound, Held, StalenessBuffer, Wait
@@ -23,7 +24,7 @@ from consumer.tickets import Flow
 
 MEMORY = Path("/dev/shm")  # weights are another leg's: no disk is waited for
 ENDLESS = 10**9  # groups
-MAX_STALENESS = 8
+MAX_STALENESS = 8  # where groups come as they are asked for; more where all were asked for at the beginning
 
 
 class Producer:
@@ -37,13 +38,14 @@ class Producer:
     def run(self) -> None:
         """Claims as many tickets as it has slots, and answers them at once."""
         while not self._stop.is_set():
-            claims = self._tickets.claim(self._load.slots, block_seconds=BLOCK_SECONDS)
+            block = 0.0 if self._load.stored else BLOCK_SECONDS
+            claims = self._tickets.claim(self._load.slots, block_seconds=block)
             if not claims and self._load.stored:
                 return
-            for claim in claims:
-                ticket = claim.ticket
-                made = group(self._load.size, ticket.ticket_id, ticket.problem, ticket.min_policy_version)
-                self._tickets.publish(claim, made)
+            self._tickets.publish_all([(claim, self._answer(claim.ticket)) for claim in claims])
+
+    def _answer(self, ticket: Ticket) -> RolloutGroup:
+        return group(self._load.size, ticket.ticket_id, ticket.problem, ticket.min_policy_version)
 
 
 class Learner:
@@ -82,7 +84,9 @@ class Learner:
 
     @property
     def _bound(self) -> Bound:
-        return Bound(self._step, 0, MAX_STALENESS, self._load.groups_per_step)
+        load = self._load
+        steps = load.groups // load.groups_per_step if load.stored else 0
+        return Bound(self._step, 0, max(MAX_STALENESS, steps), load.groups_per_step)
 
     def _train(self, batch: list[Held]) -> None:
         self._dispatch.take(batch)

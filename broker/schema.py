@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
 from typing import Any, Literal
 
 import msgpack
@@ -106,6 +108,11 @@ class RolloutGroup:
     failed: str = ""
     sample_seconds: float = 0.0
 
+    @cached_property
+    def wire(self) -> bytes:
+        """As it travels: encoded once, however often it is looked at. Raises `ValueError` for what is no text."""
+        return encode_group(self)
+
     @property
     def rewards(self) -> Floats:
         """(G,) float32."""
@@ -179,11 +186,11 @@ def decode_ticket(payload: bytes) -> Ticket:
 
 
 def encode_group(group: RolloutGroup) -> bytes:
-    """One rollout group as bytes; arrays are raw little-endian int32/float32."""
+    """One rollout group as bytes; arrays are raw little-endian int32/float32, copied once."""
     rollouts = [
         [
-            r.tokens.astype("<i4", copy=False).tobytes(),
-            r.behaviour_logprobs.astype("<f4", copy=False).tobytes(),
+            np.ascontiguousarray(r.tokens, "<i4").data,
+            np.ascontiguousarray(r.behaviour_logprobs, "<f4").data,
             [[s.policy_version, s.start, s.end] for s in r.spans],
             float(r.reward),
             {name: float(value) for name, value in r.components.items()},
@@ -192,7 +199,7 @@ def encode_group(group: RolloutGroup) -> bytes:
         ]
         for r in group.rollouts
     ]
-    prompt = group.prompt.astype("<i4", copy=False).tobytes()
+    prompt = np.ascontiguousarray(group.prompt, "<i4").data
     head = [SCHEMA_VERSION, group.ticket_id, group.kind, group.problem, prompt]
     return _pack([*head, rollouts, group.generator, group.failed, float(group.sample_seconds)])
 
@@ -208,8 +215,8 @@ def decode_group(payload: bytes) -> RolloutGroup:
     _check(isinstance(failed, str) and len(failed) <= 4096, "failed")
     _check(isinstance(seconds, float) and math.isfinite(seconds) and seconds >= 0, "sample_seconds")
     _check(isinstance(rollouts, list) and (bool(rollouts) != bool(failed)), "rollouts")
-    decoded = tuple(_decode_rollout(r) for r in rollouts)
-    tokens = _ints(prompt, "prompt")
+    decoded = _decode_rollouts(rollouts)
+    (tokens,) = _ints([prompt], "prompt")
     _check(bool(failed) or len(tokens) > 0, "prompt is empty")
     return RolloutGroup(ticket_id, kind, problem, tokens, decoded, generator, failed, seconds)
 
@@ -220,29 +227,38 @@ def tombstone(ticket: Ticket, reason: str, generator: str = "") -> RolloutGroup:
     return RolloutGroup(ticket.ticket_id, ticket.kind, ticket.problem, np.empty(0, np.int32), (), generator, why)
 
 
-def _decode_rollout(raw: Any) -> Rollout:
-    _check(isinstance(raw, list) and len(raw) == 7, "rollout")
-    tokens, logprobs = _ints(raw[0], "tokens"), _floats(raw[1], "behaviour_logprobs")
-    _check(len(tokens) > 0, "tokens are empty")
-    _check(len(tokens) == len(logprobs), "behaviour_logprobs has another length than tokens")
-    _check(bool(np.isfinite(logprobs).all()), "behaviour_logprobs are not finite")
-    _check(bool((logprobs <= 1e-3).all()), "behaviour_logprobs out of range")
-    reward, components, truncated, answer = raw[3:]
-    _check(isinstance(reward, float) and abs(reward) <= LARGEST_FLOAT32, "reward")  # NaN fails every comparison
-    _check(isinstance(truncated, bool), "truncated")
+def _decode_rollouts(raw: list[Any]) -> tuple[Rollout, ...]:
+    """What holds of every number of a group is asked once, of all its completions together."""
+    if not raw:
+        return ()
+    for one in raw:
+        _check(isinstance(one, list) and len(one) == 7, "rollout")
+    tokens = _ints([one[0] for one in raw], "tokens")
+    logprobs = _logprobs([one[1] for one in raw])
+    return tuple(map(_decode_rollout, raw, tokens, logprobs))
+
+
+def _decode_rollout(raw: list[Any], tokens: Ints, logprobs: Floats) -> Rollout:
+    length = len(tokens)
+    _check(length > 0, "tokens are empty")
+    _check(length == len(logprobs), "behaviour_logprobs has another length than tokens")
+    _, _, spans, reward, components, truncated, answer = raw
+    _check(type(reward) is float and abs(reward) <= LARGEST_FLOAT32, "reward")  # NaN fails every comparison
+    _check(type(truncated) is bool, "truncated")
     _check(type(answer) is int and -1 <= answer < 2**31, "answer")
-    _check(isinstance(components, dict) and len(components) <= MAX_COMPONENTS, "components")
+    _check(type(components) is dict and len(components) <= MAX_COMPONENTS, "components")
     for name, value in components.items():
-        _check(isinstance(name, str) and len(name.encode("utf-8", "replace")) <= MAX_NAME_BYTES, "components")
-        _check(isinstance(value, float) and math.isfinite(value), f"component {name!r}")
-    return Rollout(tokens, logprobs, _spans(raw[2], len(tokens)), reward, components, truncated, answer)
+        _check(type(name) is str and len(name.encode("utf-8", "replace")) <= MAX_NAME_BYTES, "components")
+        if type(value) is not float or not math.isfinite(value):
+            raise Malformed(f"component {name!r}")
+    return Rollout(tokens, logprobs, _spans(spans, length), reward, components, truncated, answer)
 
 
 def _spans(raw: Any, length: int) -> tuple[VersionSpan, ...]:
-    _check(isinstance(raw, list) and 0 < len(raw) <= length, "spans")
+    _check(type(raw) is list and 0 < len(raw) <= length, "spans")
     spans, at = [], 0
     for item in raw:
-        _check(isinstance(item, list) and len(item) == 3 and all(type(n) is int for n in item), "spans")
+        _check(type(item) is list and [type(n) for n in item] == [int, int, int], "spans")
         version, start, end = item
         _check(0 <= version < 2**31 and start == at and start < end <= length, "spans do not cover the tokens in order")
         spans.append(VersionSpan(version, start, end))
@@ -251,16 +267,26 @@ def _spans(raw: Any, length: int) -> tuple[VersionSpan, ...]:
     return tuple(spans)
 
 
-def _ints(raw: Any, name: str) -> Ints:
-    _check(isinstance(raw, bytes) and len(raw) % 4 == 0, name)
-    array = np.frombuffer(raw, "<i4")
-    _check(bool((array >= 0).all()), name)
-    return array
+def _ints(raw: list[Any], name: str) -> list[Ints]:
+    whole, parts = _arrays(raw, "<i4", name)
+    _check(not whole.size or whole.min() >= 0, name)
+    return parts
 
 
-def _floats(raw: Any, name: str) -> Floats:
-    _check(isinstance(raw, bytes) and len(raw) % 4 == 0, name)
-    return np.frombuffer(raw, "<f4")
+def _logprobs(raw: list[Any]) -> list[Floats]:
+    whole, parts = _arrays(raw, "<f4", "behaviour_logprobs")
+    _check(bool(np.isfinite(whole).all()), "behaviour_logprobs are not finite")
+    _check(not whole.size or whole.max() <= 1e-3, "behaviour_logprobs out of range")
+    return parts
+
+
+def _arrays(raw: list[Any], dtype: str, name: str) -> tuple[npt.NDArray[Any], list[npt.NDArray[Any]]]:
+    """One array, and what each message says of it: views."""
+    for one in raw:
+        _check(type(one) is bytes and len(one) % 4 == 0, name)
+    whole = np.frombuffer(b"".join(raw), dtype)
+    ends = accumulate(len(one) // 4 for one in raw)
+    return whole, [whole[end - len(one) // 4 : end] for one, end in zip(raw, ends, strict=True)]
 
 
 def _pack(value: Any) -> bytes:
