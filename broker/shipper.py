@@ -1,0 +1,245 @@
+"""The learner's side of policy versions in Redis: ships them, whole or as differences, and retires them.
+
+Invariant: only the run's writer (its fence) changes anything; whatever it leaves behind, unfinished or replaced, is on
+record in `shipments` and swept by the next. Refuses to know who leases what, and what files mean.
+
+Differences since an anchor take at most a quarter of what a whole version does, and there are at most `anchor_every` - 1 of
+them: so it is known how much is in Redis at most, and late readers have a short way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import re
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import redis
+import structlog
+import zstandard
+
+from broker import delta
+from broker.errors import Behind, Fenced, Malformed
+from broker.fence import Fence
+from broker.freight import Freight
+from broker.keys import Keys
+from broker.manifest import Manifest, Stored
+from broker.points import reached
+from broker.scripts import APPEAR, CLEAR, RETIRE, STORE
+from broker.shipment import Base, Shipment, field, version_of
+
+CHUNK_BYTES = 2 << 20  # below 1 MB commands cost, above 4 MB the server's buffers do
+DELTA_CHUNK_BYTES = 8 << 20  # of which a few hundredths are left
+DELTAS_SHARE = 0.25  # of a whole version: all differences since it
+LEVEL = 1  # of zstd: what is left of weights after this is noise
+AT_ONCE = 256  # keys in one step of a removal
+NAME = re.compile(rb'"name": ?"([0-9a-f]{32})"')
+
+log = structlog.get_logger(__name__)
+
+
+class Shipper(Freight):
+    """Of one run, whose writer `fence` is. `anchor_every` 1: every version is shipped whole."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        keys: Keys,
+        fence: Fence,
+        anchor_every: int = 1,
+        chunk_bytes: int = CHUNK_BYTES,
+        delta_chunk_bytes: int = DELTA_CHUNK_BYTES,
+    ) -> None:
+        super().__init__(client, keys)
+        self._fence, self._anchor_every = fence, anchor_every
+        self._chunk_bytes, self._delta_chunk_bytes = chunk_bytes, delta_chunk_bytes
+        scripts = (client.register_script(text) for text in (STORE, APPEAR, RETIRE, CLEAR))
+        self._store, self._appear, self._retire, self._remove = scripts
+
+    def ship(self, new: Stored, earlier: Stored | None = None) -> None:
+        """Make a version appear, as its difference from an `earlier` one if that helps; nothing if it is there already.
+
+        Raises `Fenced` where another learner has taken over, `Behind` where Redis has lost a part of it.
+        """
+        if self._there(new.manifest):
+            return
+        since = None if earlier is None else self._since_anchor(earlier.manifest, new.manifest)
+        differs = earlier is not None and since is not None and self._ship_difference(new, earlier, since)
+        if not differs or len(since or ()) + 1 >= self._anchor_every:
+            self._send(new.manifest, self._chunk_bytes, None, _packed(new, self._chunk_bytes))
+        self._retire_others(new.manifest)
+
+    def available(self) -> set[int]:
+        """Versions that can be fetched: every chunk on the way to them is there."""
+        return {version for version in self._versions() if self._way(version)}
+
+    def keep_only(self, versions: set[int]) -> None:
+        """Retire everything on which no route to one of these versions depends. Raises `Fenced`."""
+        needed = {field(version, whole=whole) for version in versions for whole in (True, False)}
+        for version in versions:
+            with contextlib.suppress(FileNotFoundError, Malformed):  # lost, and shipped again if it is pointed at
+                needed |= {shipment.field for shipment in self.route(version).shipments}
+        names: Any = self._redis.hkeys(self._keys.weights)
+        for name in sorted(names):
+            if name.decode() not in needed:
+                self._retire_field(name.decode())
+
+    def sweep(self) -> None:
+        """Remove what predecessors have begun or given up: call it once, before the first shipment. Raises `Fenced`."""
+        left: Any = self._redis.hgetall(self._keys.shipments)
+        for name, chunks in left.items():
+            self._clear(name.decode(), int(chunks))
+
+    # -- what is there -----------------------------------------------------------------------------------------------
+
+    def _versions(self) -> set[int]:
+        names: Any = self._redis.hkeys(self._keys.weights)
+        return {version for name in names if (version := version_of(name)) is not None}
+
+    def _there(self, manifest: Manifest) -> bool:
+        way = self._way(manifest.policy_version)
+        return bool(way) and way[-1].manifest == manifest
+
+    def _way(self, version: int) -> tuple[Shipment, ...]:
+        """The shipments of a late reader's route to it, if every chunk is there; () if not."""
+        try:
+            way = self.route(version).shipments
+        except (FileNotFoundError, Malformed):
+            return ()
+        return way if all(map(self._complete, way)) else ()
+
+    def _complete(self, shipment: Shipment) -> bool:
+        keys = [self._keys.weight_chunk(shipment.name, number) for number in range(shipment.chunks)]
+        there: Any = self._redis.exists(*keys) if keys else 0
+        return bool(there == len(keys))
+
+    def _since_anchor(self, earlier: Manifest, new: Manifest) -> tuple[Shipment, ...] | None:
+        """The differences from the last anchor up to `earlier`; None where one from there would be of no use."""
+        if self._anchor_every == 1 or earlier.sizes != new.sizes or earlier.policy_version >= new.policy_version:
+            return None
+        way = self._way(earlier.policy_version)
+        return way[1:] if way and way[-1].manifest.digest == earlier.digest else None
+
+    # -- sending -----------------------------------------------------------------------------------------------------
+
+    def _ship_difference(self, new: Stored, earlier: Stored, since: tuple[Shipment, ...]) -> bool:
+        """False where it would take too much."""
+        room = int(DELTAS_SHARE * sum(new.manifest.sizes.values())) - sum(shipment.packed_bytes for shipment in since)
+        chunks = list[bytes]()
+        try:
+            for chunk in _differences(new, earlier, self._delta_chunk_bytes):
+                chunks.append(chunk)
+                room -= len(chunk)
+                if room < 0:
+                    return False
+        except Malformed as damage:
+            log.warning("a policy version is shipped whole", version=new.manifest.policy_version, why=str(damage))
+            return False
+        base = Base(policy_version=earlier.manifest.policy_version, digest=earlier.manifest.digest)
+        self._send(new.manifest, self._delta_chunk_bytes, base, chunks)
+        return True
+
+    def _send(self, manifest: Manifest, chunk_bytes: int, base: Base | None, chunks: Iterable[bytes]) -> None:
+        new = Shipment(
+            schema_version=2,
+            name=uuid.uuid4().hex,
+            chunk_bytes=chunk_bytes,
+            packed_bytes=0,
+            manifest=manifest,
+            base=base,
+        )
+        replaced = self._known(new.field)
+        try:
+            new = self._sent(new, chunks)
+        except Exception:
+            with contextlib.suppress(redis.RedisError, Fenced, Behind):  # the next writer sweeps
+                self._clear(new.name, new.chunks)
+            raise
+        prefix = self._keys.weight_chunk(new.name, "")
+        appears = [new.name, new.chunks, prefix, new.field, new.model_dump_json(), *replaced]
+        self._must(self._appear, [self._keys.shipments, self._keys.weights], appears)
+        reached("freight.appeared")
+        if replaced[0]:
+            self._clear(*replaced)
+
+    def _sent(self, new: Shipment, chunks: Iterable[bytes]) -> Shipment:
+        packed = 0
+        for number, chunk in enumerate(chunks):
+            keys = [self._keys.shipments, self._keys.weight_chunk(new.name, number), self._keys.weights]
+            self._must(self._store, keys, [new.name, new.chunks, chunk, new.field])
+            packed += len(chunk)
+            reached("freight.chunk")
+        return new.model_copy(update={"packed_bytes": packed})
+
+    # -- removing ----------------------------------------------------------------------------------------------------
+
+    def _retire_others(self, of: Manifest) -> None:
+        """What the version was before it was replaced."""
+        for whole in (True, False):
+            name = field(of.policy_version, whole=whole)
+            raw: Any = self._redis.hget(self._keys.weights, name)
+            if raw is not None and not _is(raw, of):
+                self._retire_field(name)
+
+    def _retire_field(self, name: str) -> None:
+        shipment, chunks = self._known(name)
+        self._must(self._retire, [self._keys.shipments, self._keys.weights], [shipment, chunks, name])
+        reached("freight.retired")
+        self._clear(shipment, chunks)
+
+    def _clear(self, name: str, chunks: int) -> None:
+        for start in range(0, max(1, chunks), AT_ONCE):
+            end = min(chunks, start + AT_ONCE)
+            prefix, last = self._keys.weight_chunk(name, ""), int(end == chunks)
+            self._must(self._remove, [self._keys.shipments], [name, start, end, prefix, last])
+
+    def _known(self, name: str) -> tuple[str, int]:
+        """Name and number of chunks of a field; of a shipment that cannot be read, as many as are there."""
+        raw: Any = self._redis.hget(self._keys.weights, name)
+        found = NAME.search(raw or b"")
+        if found is None:
+            return "", 0
+        shipment = found[1].decode()
+        with contextlib.suppress(ValueError):
+            return shipment, Shipment.model_validate_json(raw).chunks
+        missing = (n for n in itertools.count() if not self._redis.exists(self._keys.weight_chunk(shipment, n)))
+        return shipment, next(missing)
+
+    def _must(self, script: Any, keys: list[str], arguments: list[Any]) -> None:
+        if not script([self._keys.writer, *keys], [self._fence.mark.owner, *arguments]):
+            self._fence.check()
+            raise Behind("Redis has lost a part of a policy version that was being uploaded")
+
+
+def _is(raw: bytes, manifest: Manifest) -> bool:
+    with contextlib.suppress(ValueError):
+        return Shipment.model_validate_json(raw).manifest == manifest
+    return False
+
+
+def _packed(of: Stored, chunk_bytes: int) -> Iterator[bytes]:
+    pack = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True, write_content_size=True)
+    return (pack.compress(chunk) for name in sorted(of.manifest.files) for chunk in _cut(of.folder / name, chunk_bytes))
+
+
+def _differences(new: Stored, earlier: Stored, chunk_bytes: int) -> Iterator[bytes]:
+    """Raises `Malformed` where `earlier` is not what its manifest says."""
+    for name, entry in sorted(earlier.manifest.files.items()):
+        digest = hashlib.sha256()
+        for old, now in zip(
+            _cut(earlier.folder / name, chunk_bytes), _cut(new.folder / name, chunk_bytes), strict=True
+        ):
+            digest.update(old)
+            yield delta.between(old, now)
+        if digest.hexdigest() != entry.sha256:
+            raise Malformed(f"{earlier.folder / name} is not what was written (sha256 differs)")
+
+
+def _cut(path: Path, chunk_bytes: int) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(chunk_bytes):
+            yield chunk
