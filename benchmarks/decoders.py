@@ -247,7 +247,7 @@ def decoders(folder: Path) -> list[Decoder]:
                 delta.between(bytes(1024), bytes(n % 3 == 0 for n in range(1024))),
                 delta.between(bytes(1024), bytes(1024)),
             ],
-            lambda raw: _short(delta.laid(bytes(1024), raw)),
+            lambda raw: delta.lay(raw, bytearray(1024)),
         ),
         Decoder("checkpoint document", [json.dumps(document).encode()], lambda raw: _plain(read_document(raw))),
         Decoder(

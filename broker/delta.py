@@ -1,6 +1,6 @@
 """What differs between two chunks of bytes of one length, small where few of their numbers do.
 
-Invariant: `laid` onto the old chunk what `between` found gives the new one, bit for bit; bytes that are no such
+Invariant: `lay` onto the old chunk what `between` found and it is the new one, bit for bit; bytes that are no such
 difference are refused before anything is changed. Refuses to know what the numbers mean, and where chunks come from.
 
 From one step to the next nearly all weights in bfloat16 keep all their bits (a step moves a weight by less than the
@@ -26,7 +26,7 @@ Numbers = npt.NDArray[np.unsignedinteger[Any]]
 
 
 def between(old: bytes, new: bytes) -> bytes:
-    """What `laid` lays onto `old` (bytes of one length) to get `new`."""
+    """What `lay` makes `new` of `old` by; bytes of one length."""
     before, after = _numbers(old), _numbers(new)
     if len(old) != len(new):
         raise ValueError("chunks of different lengths")
@@ -39,25 +39,23 @@ def between(old: bytes, new: bytes) -> bytes:
     return packed
 
 
-def laid(old: bytes, difference: bytes) -> bytes:
-    """The new chunk. Raises `Malformed`."""
-    numbers = _numbers(old)
+def lay(difference: bytes, onto: bytearray) -> None:
+    """Make the new chunk of the old one. Raises `Malformed`."""
+    numbers = _numbers(onto)
     length, *parts = _parts(difference, 2 + numbers.itemsize)
-    if length != len(old):
+    if length != len(onto):
         raise Malformed("of a chunk of another length")
     distances, *planes = (_unpacked(part, 2 * len(numbers)) for part in parts)
     at = _places(distances)
     if (len(at) and at[-1] >= len(numbers)) or any(len(plane) != len(at) for plane in planes):
         raise Malformed("of places that are not there")
-    folded = sum(
-        (plane.astype(numbers.dtype) << (8 * byte) for byte, plane in enumerate(planes)), numbers.dtype.type(0)
-    )
-    out = numbers.copy()
-    out[at] += _unfolded(np.asarray(folded, numbers.dtype))
-    return out.tobytes()
+    folded = np.zeros(len(at), numbers.dtype)
+    for byte, plane in enumerate(planes):
+        folded |= plane.astype(numbers.dtype) << (8 * byte)
+    numbers[at] += _unfolded(folded)
 
 
-def _numbers(chunk: bytes) -> Numbers:
+def _numbers(chunk: bytes | bytearray) -> Numbers:
     """As 16-bit integers, or as bytes if their number is odd."""
     return np.frombuffer(chunk, "<u2" if len(chunk) % 2 == 0 else "u1")
 

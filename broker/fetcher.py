@@ -10,6 +10,7 @@ import itertools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
@@ -21,6 +22,8 @@ from broker.manifest import Stored, verify
 from broker.shipment import Shipment, decode_chunk
 
 IN_FLIGHT = 4  # chunks that are asked for together: a network's delays add up
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -50,10 +53,10 @@ class Fetcher(Freight):
     def _fetch(self, version: int, folder: Path, carry_on: Callable[[], None], held: Stored | None) -> None:
         route = self.route(version, None if held is None else held.manifest)
         differences = list(route.shipments)
-        if route.held is not None and held is not None:
-            _copy(held, folder)
-        else:
+        if route.held is None or held is None:
             self._write(folder, differences.pop(0), carry_on)
+        else:
+            _copy(held, folder)
         for shipment in differences:
             self._lay(folder, shipment, carry_on)
         manifest = route.shipments[-1].manifest
@@ -77,10 +80,10 @@ class Fetcher(Freight):
             with (folder / name).open("r+b") as file:
                 for number, chunk in itertools.islice(chunks, of.chunks_of(entry)):
                     carry_on()
-                    start = file.tell()
-                    new = _decoded(of, number, delta.laid, file.read(of.chunk_bytes), chunk)
+                    start, numbers = file.tell(), bytearray(file.read(of.chunk_bytes))
+                    _decoded(of, number, delta.lay, chunk, numbers)
                     file.seek(start)
-                    file.write(new)
+                    file.write(numbers)
 
     def _chunks(self, of: Shipment) -> Iterator[tuple[int, bytes]]:
         for start in range(0, of.chunks, IN_FLIGHT):
@@ -89,6 +92,7 @@ class Fetcher(Freight):
 
 
 def _copy(held: Stored, folder: Path) -> None:
+    """Copied by the system and then changed in place: less than to read and write all of it."""
     for name in held.manifest.files:
         path = _made(folder / name, folder)
         try:
@@ -103,7 +107,7 @@ def _made(path: Path, folder: Path) -> Path:
     return path
 
 
-def _decoded(of: Shipment, number: int, decode: Callable[..., bytes], *arguments: object) -> bytes:
+def _decoded(of: Shipment, number: int, decode: Callable[..., T], *arguments: object) -> T:
     try:
         return decode(*arguments)
     except Malformed as error:

@@ -3,7 +3,7 @@
 Invariant: only the run's writer (its fence) changes anything; whatever it leaves behind, unfinished or replaced, is on
 record in `shipments` and swept by the next. Refuses to know who leases what, and what files mean.
 
-Differences since an anchor take at most a quarter of what a whole version does, and there are at most `anchor_every` - 1 of
+Differences since an anchor take at most a quarter of what a whole version does, and are fewer than `anchor_every` of
 them: so it is known how much is in Redis at most, and late readers have a short way.
 """
 

@@ -9,8 +9,14 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.delta import between, laid
+from broker.delta import between, lay
 from broker.errors import Malformed
+
+
+def laid(old: bytes, difference: bytes) -> bytes:
+    new = bytearray(old)
+    lay(difference, new)
+    return bytes(new)
 
 
 @st.composite
@@ -79,8 +85,10 @@ ONE = frame(b"\1")
     ],
 )
 def test_what_is_no_difference_is_refused(raw: bytes, said: str) -> None:
+    onto = bytearray(8)
     with pytest.raises(Malformed, match=said):
-        laid(bytes(8), raw)
+        lay(raw, onto)
+    assert onto == bytes(8)
 
 
 def test_a_flipped_bit_is_noticed() -> None:
