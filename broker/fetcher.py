@@ -16,7 +16,7 @@ import structlog
 
 from broker import delta
 from broker.errors import Malformed
-from broker.freight import Freight
+from broker.freight import Freight, route
 from broker.manifest import NAME as MANIFEST_NAME
 from broker.manifest import Stored, verify
 from broker.shipment import Shipment, decode_chunk
@@ -42,7 +42,7 @@ class Fetcher(Freight):
         if held is not None:
             try:
                 self._fetch(version, folder, carry_on, held)
-            except Malformed as why:  # of what is held, perhaps
+            except (Malformed, FileNotFoundError) as why:  # what is held, perhaps, or the differences from it
                 log.warning("a policy version is fetched whole", version=version, why=str(why))
                 shutil.rmtree(folder)
                 folder.mkdir()
@@ -51,15 +51,15 @@ class Fetcher(Freight):
         self._fetch(version, folder, carry_on, None)
 
     def _fetch(self, version: int, folder: Path, carry_on: Callable[[], None], held: Stored | None) -> None:
-        route = self.route(version, None if held is None else held.manifest)
-        differences = list(route.shipments)
-        if route.held is None or held is None:
+        way = route(version, self.shipment, None if held is None else held.manifest)
+        differences = list(way.shipments)
+        if way.held is None or held is None:
             self._write(folder, differences.pop(0), carry_on)
         else:
             _copy(held, folder)
         for shipment in differences:
             self._lay(folder, shipment, carry_on)
-        manifest = route.shipments[-1].manifest
+        manifest = way.shipments[-1].manifest
         try:
             verify(folder, manifest)
         except Malformed as error:

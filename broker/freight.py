@@ -10,6 +10,7 @@ earlier one needs the difference alone; one that comes late takes the last ancho
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,41 +34,45 @@ class Route:
         return sum(shipment.packed_bytes for shipment in self.shipments)
 
 
+Find = Callable[[int, bool], Shipment | None]  # a version, whole or as a difference
+
+
+def route(version: int, find: Find, held: Manifest | None = None) -> Route:
+    """The way to `version` on which the fewest bytes travel, for somebody who has the content of `held`.
+
+    Raises `FileNotFoundError` where there is none, or not any more; and what `find` raises.
+    """
+    found, differences = list[Route](), tuple[Shipment, ...]()
+    at, content = version, ""
+    while True:
+        if held is not None and at == held.policy_version and content in ("", held.digest):
+            found.append(Route(at, differences))
+            break
+        whole = None if found else find(at, True)
+        if whole is not None and content in ("", whole.manifest.digest):
+            found.append(Route(None, (whole, *differences)))
+        if found and (held is None or Route(at, differences).packed_bytes >= found[0].packed_bytes):
+            break
+        difference = find(at, False)
+        if difference is None or difference.base is None or content not in ("", difference.manifest.digest):
+            break
+        differences = (difference, *differences)
+        at, content = difference.base.policy_version, difference.base.digest
+    if not found:
+        raise FileNotFoundError(errno.ENOENT, f"policy version {version} is not in Redis, or not any more")
+    return min(found, key=lambda way: way.packed_bytes)
+
+
 class Freight:
     """Of one run."""
 
     def __init__(self, client: redis.Redis, keys: Keys) -> None:
         self._redis, self._keys = client, keys
 
-    def shipment(self, version: int, *, whole: bool = True) -> Shipment | None:
+    def shipment(self, version: int, whole: bool = True) -> Shipment | None:
         """What `version` consists of, whole or as a difference; None where it is not there so. Raises `Malformed`."""
         raw: Any = self._redis.hget(self._keys.weights, field(version, whole=whole))
         return None if raw is None else decode_shipment(raw, self._keys.run, version, whole=whole)
-
-    def route(self, version: int, held: Manifest | None = None) -> Route:
-        """The way to `version` on which the fewest bytes travel, for somebody who has the content of `held`.
-
-        Raises `FileNotFoundError` where there is none, or not any more; `Malformed`.
-        """
-        found, differences = list[Route](), tuple[Shipment, ...]()
-        at, content = version, ""
-        while True:
-            if held is not None and at == held.policy_version and content in ("", held.digest):
-                found.append(Route(at, differences))
-                break
-            whole = None if found else self.shipment(at)
-            if whole is not None and content in ("", whole.manifest.digest):
-                found.append(Route(None, (whole, *differences)))
-            if found and (held is None or Route(at, differences).packed_bytes >= found[0].packed_bytes):
-                break
-            difference = self.shipment(at, whole=False)
-            if difference is None or difference.base is None or content not in ("", difference.manifest.digest):
-                break
-            differences = (difference, *differences)
-            at, content = difference.base.policy_version, difference.base.digest
-        if not found:
-            raise FileNotFoundError(errno.ENOENT, f"policy version {version} is not in Redis, or not any more")
-        return min(found, key=lambda route: route.packed_bytes)
 
     def chunks(self, of: Shipment, numbers: range) -> list[bytes]:
         """Chunks as they lie there. Raises `FileNotFoundError`."""

@@ -62,10 +62,10 @@ class Shipment(BaseModel):
     @property
     def field(self) -> str:
         """Where it stands among the shipments of a run."""
-        return field(self.version, whole=self.base is None)
+        return field(self.version, self.base is None)
 
 
-def field(version: int, *, whole: bool) -> str:
+def field(version: int, whole: bool) -> str:
     """A version may be there whole, as a difference, or as both."""
     return str(version) if whole else f"{version}.delta"
 
@@ -83,7 +83,7 @@ def decode_shipment(raw: bytes, run: str, version: int, *, whole: bool = True) -
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise Malformed(f"the shipment of policy version {version} cannot be read: {reason}") from None
-    if (found.manifest.run, found.field) != (run, field(version, whole=whole)):
+    if (found.manifest.run, found.field) != (run, field(version, whole)):
         raise Malformed(f"the shipment of policy version {version} is another version's")
     return found
 

@@ -10,32 +10,28 @@ them: so it is known how much is in Redis at most, and late readers have a short
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import re
 import uuid
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import redis
 import structlog
-import zstandard
 
-from broker import delta
+from broker.cargo import differences, packed
 from broker.errors import Behind, Fenced, Malformed
 from broker.fence import Fence
-from broker.freight import Freight
+from broker.freight import Freight, route
 from broker.keys import Keys
 from broker.manifest import Manifest, Stored
 from broker.points import reached
 from broker.scripts import APPEAR, CLEAR, RETIRE, STORE
-from broker.shipment import Base, Shipment, field, version_of
+from broker.shipment import Base, Shipment, decode_shipment, field, version_of
 
 CHUNK_BYTES = 2 << 20  # below 1 MB commands cost, above 4 MB the server's buffers do
 DELTA_CHUNK_BYTES = 8 << 20  # of which a few hundredths are left
 DELTAS_SHARE = 0.25  # of a whole version: all differences since it
-LEVEL = 1  # of zstd: what is left of weights after this is noise
 AT_ONCE = 256  # keys in one step of a removal
 NAME = re.compile(rb'"name": ?"([0-9a-f]{32})"')
 
@@ -65,24 +61,25 @@ class Shipper(Freight):
 
         Raises `Fenced` where another learner has taken over, `Behind` where Redis has lost a part of it.
         """
-        if self._there(new.manifest):
+        there = self._catalogue(complete=True)
+        way = _way(new.manifest.policy_version, there)
+        if way and way[-1].manifest == new.manifest:
             return
-        since = None if earlier is None else self._since_anchor(earlier.manifest, new.manifest)
+        since = None if earlier is None else self._since_anchor(earlier.manifest, new.manifest, there)
         differs = earlier is not None and since is not None and self._ship_difference(new, earlier, since)
         if not differs or len(since or ()) + 1 >= self._anchor_every:
-            self._send(new.manifest, self._chunk_bytes, None, _packed(new, self._chunk_bytes))
+            self._send(new.manifest, self._chunk_bytes, None, packed(new, self._chunk_bytes))
         self._retire_others(new.manifest)
 
     def available(self) -> set[int]:
         """Versions that can be fetched: every chunk on the way to them is there."""
-        return {version for version in self._versions() if self._way(version)}
+        there = self._catalogue(complete=True)
+        return {shipment.version for shipment in there.values() if _way(shipment.version, there)}
 
     def keep_only(self, versions: set[int]) -> None:
         """Retire everything on which no route to one of these versions depends. Raises `Fenced`."""
-        needed = {field(version, whole=whole) for version in versions for whole in (True, False)}
-        for version in versions:
-            with contextlib.suppress(FileNotFoundError, Malformed):  # lost, and shipped again if it is pointed at
-                needed |= {shipment.field for shipment in self.route(version).shipments}
+        needed, there = {field(version, whole) for version in versions for whole in (True, False)}, self._catalogue()
+        needed |= {shipment.field for version in versions for shipment in _way(version, there)}
         names: Any = self._redis.hkeys(self._keys.weights)
         for name in sorted(names):
             if name.decode() not in needed:
@@ -96,32 +93,32 @@ class Shipper(Freight):
 
     # -- what is there -----------------------------------------------------------------------------------------------
 
-    def _versions(self) -> set[int]:
-        names: Any = self._redis.hkeys(self._keys.weights)
-        return {version for name in names if (version := version_of(name)) is not None}
-
-    def _there(self, manifest: Manifest) -> bool:
-        way = self._way(manifest.policy_version)
-        return bool(way) and way[-1].manifest == manifest
-
-    def _way(self, version: int) -> tuple[Shipment, ...]:
-        """The shipments of a late reader's route to it, if every chunk is there; () if not."""
-        try:
-            way = self.route(version).shipments
-        except (FileNotFoundError, Malformed):
-            return ()
-        return way if all(map(self._complete, way)) else ()
+    def _catalogue(self, *, complete: bool = False) -> dict[str, Shipment]:
+        """By field: what can be read, and, if that is asked for, of which every chunk is there."""
+        raw: Any = self._redis.hgetall(self._keys.weights)
+        found = dict[str, Shipment]()
+        for name, document in raw.items():
+            version = version_of(name)
+            if version is not None:
+                with contextlib.suppress(Malformed):
+                    whole = name.isdigit()
+                    found[name.decode()] = decode_shipment(document, self._keys.run, version, whole=whole)
+        if not complete:
+            return found
+        return {name: shipment for name, shipment in found.items() if self._complete(shipment)}
 
     def _complete(self, shipment: Shipment) -> bool:
         keys = [self._keys.weight_chunk(shipment.name, number) for number in range(shipment.chunks)]
         there: Any = self._redis.exists(*keys) if keys else 0
         return bool(there == len(keys))
 
-    def _since_anchor(self, earlier: Manifest, new: Manifest) -> tuple[Shipment, ...] | None:
+    def _since_anchor(
+        self, earlier: Manifest, new: Manifest, there: Mapping[str, Shipment]
+    ) -> tuple[Shipment, ...] | None:
         """The differences from the last anchor up to `earlier`; None where one from there would be of no use."""
         if self._anchor_every == 1 or earlier.sizes != new.sizes or earlier.policy_version >= new.policy_version:
             return None
-        way = self._way(earlier.policy_version)
+        way = _way(earlier.policy_version, there)
         return way[1:] if way and way[-1].manifest.digest == earlier.digest else None
 
     # -- sending -----------------------------------------------------------------------------------------------------
@@ -131,7 +128,7 @@ class Shipper(Freight):
         room = int(DELTAS_SHARE * sum(new.manifest.sizes.values())) - sum(shipment.packed_bytes for shipment in since)
         chunks = list[bytes]()
         try:
-            for chunk in _differences(new, earlier, self._delta_chunk_bytes):
+            for chunk in differences(new, earlier, self._delta_chunk_bytes):
                 chunks.append(chunk)
                 room -= len(chunk)
                 if room < 0:
@@ -180,7 +177,7 @@ class Shipper(Freight):
     def _retire_others(self, of: Manifest) -> None:
         """What the version was before it was replaced."""
         for whole in (True, False):
-            name = field(of.policy_version, whole=whole)
+            name = field(of.policy_version, whole)
             raw: Any = self._redis.hget(self._keys.weights, name)
             if raw is not None and not _is(raw, of):
                 self._retire_field(name)
@@ -215,31 +212,15 @@ class Shipper(Freight):
             raise Behind("Redis has lost a part of a policy version that was being uploaded")
 
 
+def _way(version: int, there: Mapping[str, Shipment]) -> tuple[Shipment, ...]:
+    """Of a late reader, () if there is none."""
+    try:
+        return route(version, lambda at, whole: there.get(field(at, whole))).shipments
+    except FileNotFoundError:
+        return ()
+
+
 def _is(raw: bytes, manifest: Manifest) -> bool:
     with contextlib.suppress(ValueError):
         return Shipment.model_validate_json(raw).manifest == manifest
     return False
-
-
-def _packed(of: Stored, chunk_bytes: int) -> Iterator[bytes]:
-    pack = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True, write_content_size=True)
-    return (pack.compress(chunk) for name in sorted(of.manifest.files) for chunk in _cut(of.folder / name, chunk_bytes))
-
-
-def _differences(new: Stored, earlier: Stored, chunk_bytes: int) -> Iterator[bytes]:
-    """Raises `Malformed` where `earlier` is not what its manifest says."""
-    for name, entry in sorted(earlier.manifest.files.items()):
-        digest = hashlib.sha256()
-        for old, now in zip(
-            _cut(earlier.folder / name, chunk_bytes), _cut(new.folder / name, chunk_bytes), strict=True
-        ):
-            digest.update(old)
-            yield delta.between(old, now)
-        if digest.hexdigest() != entry.sha256:
-            raise Malformed(f"{earlier.folder / name} is not what was written (sha256 differs)")
-
-
-def _cut(path: Path, chunk_bytes: int) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while chunk := file.read(chunk_bytes):
-            yield chunk

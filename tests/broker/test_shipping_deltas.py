@@ -14,9 +14,10 @@ import redis as redis_library
 from broker import shipper as shipper_module
 from broker.errors import Malformed
 from broker.fence import Fence
-from broker.fetcher import Fetcher
+from broker.freight import Freight, Route
+from broker.freight import route as way
 from broker.keys import Keys
-from broker.manifest import Stored, read
+from broker.manifest import Manifest, Stored, read
 from broker.policies import FetchingReader, ShippingStore
 from broker.shipment import field
 from broker.shipper import DELTAS_SHARE, Shipper
@@ -86,6 +87,10 @@ def travelled(redis: redis_library.Redis) -> int:
     return int(info["total_net_output_bytes"])
 
 
+def route(redis: redis_library.Redis, keys: Keys, version: int, held: Manifest | None = None) -> Route:
+    return way(version, Freight(redis, keys).shipment, held)
+
+
 def load(reader: FetchingReader, version: int) -> Path:
     folder = reader.open(version)
     reader.loaded(version)
@@ -110,8 +115,8 @@ def test_whoever_comes_late_takes_the_last_anchor_and_what_came_after(
     store: ShippingStore, reader: FetchingReader, redis: redis_library.Redis, keys: Keys
 ) -> None:
     publish(store, redis, *range(7))
-    route = Fetcher(redis, keys).route(6)
-    assert (route.held, [shipment.field for shipment in route.shipments]) == (None, ["4", "5.delta", "6.delta"])
+    found = route(redis, keys, 6)
+    assert (found.held, [shipment.field for shipment in found.shipments]) == (None, ["4", "5.delta", "6.delta"])
     assert content(load(reader, 6)) == content(store.path(6))
 
 
@@ -120,11 +125,11 @@ def test_whoever_fell_behind_takes_all_differences_or_the_anchor_whichever_is_le
 ) -> None:
     publish(store, redis, *range(4))
     held = Stored(store.path(1), read(store.path(1), keys.run, 1)).manifest
-    assert [s.field for s in Fetcher(redis, keys).route(3, held).shipments] == ["2.delta", "3.delta"]
+    assert [s.field for s in route(redis, keys, 3, held).shipments] == ["2.delta", "3.delta"]
     publish(store, redis, *range(4, 7))
-    assert [s.field for s in Fetcher(redis, keys).route(6, held).shipments] == [f"{v}.delta" for v in range(2, 7)]
+    assert [s.field for s in route(redis, keys, 6, held).shipments] == [f"{v}.delta" for v in range(2, 7)]
     other = held.model_copy(update={"files": {}})
-    assert Fetcher(redis, keys).route(6, other).shipments[0].field == "4", "of that number, and another content"
+    assert route(redis, keys, 6, other).shipments[0].field == "4", "of that number, and another content"
 
 
 def test_back_to_an_older_version(store: ShippingStore, reader: FetchingReader, redis: redis_library.Redis) -> None:
@@ -297,9 +302,9 @@ def test_a_shipment_that_differs_from_a_later_one_is_none(
     store: ShippingStore, redis: redis_library.Redis, keys: Keys
 ) -> None:
     publish(store, redis, 0, 1)
-    raw: Any = redis.hget(keys.weights, field(1, whole=False))
+    raw: Any = redis.hget(keys.weights, field(1, False))
     document = json.loads(raw)
     document["base"]["policy_version"] = 1
-    redis.hset(keys.weights, field(1, whole=False), json.dumps(document))
+    redis.hset(keys.weights, field(1, False), json.dumps(document))
     with pytest.raises(Malformed, match="came later"):
-        Fetcher(redis, keys).route(1)
+        route(redis, keys, 1)
