@@ -19,6 +19,7 @@ from broker.freight import route as way
 from broker.keys import Keys
 from broker.manifest import Manifest, Stored, read
 from broker.policies import FetchingReader, ShippingStore
+from broker.policy import PolicyStore
 from broker.shipment import field
 from broker.shipper import DELTAS_SHARE, Shipper
 from tests.broker.test_policies import chunks, content, point
@@ -308,3 +309,26 @@ def test_a_shipment_that_differs_from_a_later_one_is_none(
     redis.hset(keys.weights, field(1, False), json.dumps(document))
     with pytest.raises(Malformed, match="came later"):
         route(redis, keys, 1)
+
+
+def test_a_whole_version_of_another_content_is_no_way_to_what_differs_from_it(
+    store: ShippingStore, redis: redis_library.Redis, keys: Keys, tmp_path: Path
+) -> None:
+    publish(store, redis, 0, 1)
+    raw: Any = redis.hget(keys.weights, "0")
+    document = json.loads(raw)
+    document["manifest"]["files"]["config.json"]["sha256"] = "0" * 64
+    redis.hset(keys.weights, "0", json.dumps(document))
+    with pytest.raises(FileNotFoundError):
+        route(redis, keys, 1)
+
+
+def test_nothing_differs_from_a_version_that_redis_knows_with_another_content(
+    store: ShippingStore, reader: FetchingReader, redis: redis_library.Redis, keys: Keys
+) -> None:
+    publish(store, redis, 0)
+    store.write(1, weights(1))
+    PolicyStore(redis, keys, store.directory, 2, 30.0).write(1, weights(2), replace=True)  # not shipped: it died there
+    store.write(2, weights(3))
+    assert "2" in fields(redis, keys)
+    assert content(reader.open(2)) == content(store.path(2))
