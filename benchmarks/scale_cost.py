@@ -10,16 +10,14 @@ counted, and no other. Refuses to know what costs ought to be.
 from __future__ import annotations
 
 import math
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import redis
 
+from benchmarks.scale_meter import Meter
 from benchmarks.scale_times import Times
 from benchmarks.virtual_fleet import Fleet
 from benchmarks.virtual_load import Shape
@@ -48,51 +46,6 @@ COMPLETIONS, TOKENS = 8, 64
 ENDLESS = 10**6  # steps
 
 
-@dataclass
-class Meter:
-    """CPU seconds, ours (all threads) and the server's, while it runs."""
-
-    server: int  # its pid
-    ours: float = 0.0
-    servers: float = 0.0
-    _since: tuple[float, float] | None = None
-
-    @contextmanager
-    def counting(self) -> Iterator[None]:
-        """Within it."""
-        self._start()
-        try:
-            yield
-        finally:
-            self._stop()
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Within it not, if it runs."""
-        running = self._since is not None
-        if running:
-            self._stop()
-        try:
-            yield
-        finally:
-            if running:
-                self._start()
-
-    def _start(self) -> None:
-        servers = self._of_server()
-        self._since = (time.process_time(), servers)
-
-    def _stop(self) -> None:
-        now = time.process_time()
-        assert self._since is not None
-        self.ours += now - self._since[0]
-        self.servers += self._of_server() - self._since[1]
-        self._since = None
-
-    def _of_server(self) -> float:
-        return int(Path(f"/proc/{self.server}/schedstat").read_text().split()[0]) / 1e9
-
-
 class VirtualStream(RolloutStream):
     """The learner's end of the stream; who waits at it lets virtual time pass until something arrives."""
 
@@ -103,7 +56,7 @@ class VirtualStream(RolloutStream):
 
     def claim(self, count: int, block_seconds: float) -> list[Arrival]:
         """As its base class does; nothing is waited for in real time."""
-        if not self.unread:
+        if not self.unread and block_seconds > 0:
             with self.meter.paused():
                 while not self.unread:
                     self.agenda.next()
@@ -166,9 +119,7 @@ class Station:
         evaluator = Evaluator(evaluations, 0, 0, lambda _: None)
         self.tally = StepTally(self.folder / f"{self.keys.run}.jsonl", ENDLESS, metrics)
         self.streak, accounts = Streak(), Accounts(AuditLog.off(), self.at, shape.max_staleness)
-        inbox = Inbox(
-            self.rollouts, self.dispatch, self.buffer, evaluator, self.tally, metrics, self.streak, accounts
-        )
+        inbox = Inbox(self.rollouts, self.dispatch, self.buffer, evaluator, self.tally, metrics, self.streak, accounts)
         self.publisher = Publisher(self.policy, set, metrics)
         self.intake = Intake(
             recipe, self.client, self.keys, inbox, self.buffer, self.dispatch, self.publisher, evaluator, self.tally,
@@ -242,8 +193,3 @@ def microseconds(station: Station, steps: int) -> tuple[float, float]:
         station.step()
     groups = steps * BATCH
     return (meter.ours - ours) / groups * 1e6, (meter.servers - servers) / groups * 1e6
-
-
-def cores() -> int:
-    """Of this machine."""
-    return len(os.sched_getaffinity(0))

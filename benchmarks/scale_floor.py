@@ -28,7 +28,7 @@ never wait while there is a ticket. Not a bound for those that would let them wa
 up to there; so this bounds even schedulers that issue tickets late and hold generators back, which none can do for
 every group without making it late: there may be none that reaches it.
 
-Invariant: for the same X no schedule has less idle than `promised`, of those it speaks of. Refuses to know the pipeline.
+Invariant: for the same X no schedule that a bound speaks of has less idle. Refuses to know the pipeline.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class Dispatch:
             self.lineup = Lineup({t: m for t, m in self.in_play.items() if t not in self.taken})
             self.cuts.clear()
             if self.journal:
-                self.cuts.take(self.journal[-1].step)
+                self.cuts.committed(self.journal[-1].step)
 
     def refill(self) -> None:
         """Issue what credit is free: after a restart, or when the number of steps was raised."""
@@ -179,13 +179,12 @@ class Dispatch:
             for ticket_id in freed:
                 self.in_play.pop(ticket_id, None)
                 self.taken.discard(ticket_id)
-            if publish:
-                self.cuts.take(step)
+            self.cuts.committed(step)
 
     def named_versions(self) -> set[int]:
         """What open tickets ask for, now or once a checkpoint under way has to be gone back to."""
         with self.lock:
-            return {*self.cuts.named_versions(self.journal), *(version for version, _ in self.lineup.counts())}
+            return {*self.cuts.named_versions(self.journal), *self.in_play.values()}
 
     def curriculum(self) -> dict[str, Any]:
         """Where it stands, for people."""
