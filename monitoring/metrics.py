@@ -142,6 +142,9 @@ class GeneratorMetrics(_Role):
         self.refresh_seconds = r.histogram(
             "headrace_generator_refresh_seconds", "From a new version's notice to serving it.", buckets=SECONDS
         )
+        self.pause_seconds = r.histogram(
+            "headrace_generator_pause_seconds", "How long a refresh kept the engine from sampling.", buckets=SECONDS
+        )
         self.refresh_failures = r.counter(
             "headrace_generator_refresh_failures_total", "Versions that could not be taken up."
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -48,6 +49,7 @@ class VllmEngine:
         self._shapes: model_files.Shapes | None = None
         self._eos: tuple[int, ...] = ()
         self._lost = False
+        self._still = 0.0
         self._serial = itertools.count()
         self._refreshing = asyncio.Lock()
         self._gate = Gate()
@@ -61,6 +63,11 @@ class VllmEngine:
     def policy_version(self) -> int:
         """Version of the weights it holds; -1 before the first refresh."""
         return self._version
+
+    @property
+    def still_seconds(self) -> float:
+        """Seconds in which vLLM was paused, from asking for it to its word that it goes on."""
+        return self._still
 
     @property
     def alive(self) -> bool:
@@ -148,6 +155,7 @@ class VllmEngine:
     @asynccontextmanager
     async def _paused(self) -> AsyncIterator[None]:
         """Requests keep their tokens and lose their key-value cache; it is computed again under the new weights."""
+        began, sampling = time.perf_counter(), self._version >= 0
         try:
             async with asyncio.timeout(self._deadline):
                 await self._told(self._llm.pause_generation(mode="keep", clear_cache=True))
@@ -156,6 +164,7 @@ class VllmEngine:
             if not self._lost:
                 async with asyncio.timeout(self._deadline):
                     await self._told(self._llm.resume_generation())
+            self._still += time.perf_counter() - began if sampling else 0.0
 
     async def _swap(self, folder: Path, version: int) -> None:
         try:
