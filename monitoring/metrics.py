@@ -137,7 +137,7 @@ class GeneratorMetrics(_Role):
             "headrace_generator_completion_length_tokens", "Tokens in a completion.", buckets=LENGTHS
         )
         self.truncated = r.counter("headrace_generator_truncated_total", "Completions cut off by max_tokens.")
-        self.in_flight_groups = r.gauge("headrace_generator_in_flight_groups", "Tickets in hand.")
+        self.in_flight_groups = r.gauge("headrace_generator_in_flight_groups", "Slots in use.")
         self.slots = r.gauge("headrace_generator_slots", "Groups the engine runs at once.")
         self.refresh_seconds = r.histogram(
             "headrace_generator_refresh_seconds", "From a new version's notice to serving it.", buckets=SECONDS
