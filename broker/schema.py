@@ -6,11 +6,10 @@ Invariant: `decode` returns a value that satisfies every length, range and finit
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate
+from math import isfinite
 from typing import Any, Literal
 
 import msgpack
@@ -24,6 +23,8 @@ SCHEMA_VERSION = 2
 MAX_PAYLOAD_BYTES = 64 << 20
 MAX_COMPONENTS, MAX_NAME_BYTES = 32, 64  # of the reward of a rollout
 LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+
+INT, FLOAT = np.dtype("<i4"), np.dtype("<f4")  # on the wire
 
 Kind = Literal["train", "eval"]
 KINDS: tuple[Kind, ...] = ("eval", "train")  # evaluation first: it is small and somebody looks at it
@@ -189,8 +190,8 @@ def encode_group(group: RolloutGroup) -> bytes:
     """One rollout group as bytes; arrays are raw little-endian int32/float32, copied once."""
     rollouts = [
         [
-            np.ascontiguousarray(r.tokens, "<i4").data,
-            np.ascontiguousarray(r.behaviour_logprobs, "<f4").data,
+            np.ascontiguousarray(r.tokens, INT).data,
+            np.ascontiguousarray(r.behaviour_logprobs, FLOAT).data,
             [[s.policy_version, s.start, s.end] for s in r.spans],
             float(r.reward),
             {name: float(value) for name, value in r.components.items()},
@@ -199,7 +200,7 @@ def encode_group(group: RolloutGroup) -> bytes:
         ]
         for r in group.rollouts
     ]
-    prompt = np.ascontiguousarray(group.prompt, "<i4").data
+    prompt = np.ascontiguousarray(group.prompt, INT).data
     head = [SCHEMA_VERSION, group.ticket_id, group.kind, group.problem, prompt]
     return _pack([*head, rollouts, group.generator, group.failed, float(group.sample_seconds)])
 
@@ -213,10 +214,10 @@ def decode_group(payload: bytes) -> RolloutGroup:
     _check(type(problem) is int and 0 <= problem < 2**53, "problem")
     _check(isinstance(generator, str) and len(generator) <= 256, "generator")
     _check(isinstance(failed, str) and len(failed) <= 4096, "failed")
-    _check(isinstance(seconds, float) and math.isfinite(seconds) and seconds >= 0, "sample_seconds")
-    _check(isinstance(rollouts, list) and (bool(rollouts) != bool(failed)), "rollouts")
-    decoded = _decode_rollouts(rollouts)
-    (tokens,) = _ints([prompt], "prompt")
+    _check(isinstance(seconds, float) and isfinite(seconds) and seconds >= 0, "sample_seconds")
+    _check(type(rollouts) is tuple and (bool(rollouts) != bool(failed)), "rollouts")
+    decoded = _decode_rollouts(rollouts) if rollouts else ()
+    (tokens,) = _ints((prompt,), "prompt")
     _check(bool(failed) or len(tokens) > 0, "prompt is empty")
     return RolloutGroup(ticket_id, kind, problem, tokens, decoded, generator, failed, seconds)
 
@@ -227,66 +228,82 @@ def tombstone(ticket: Ticket, reason: str, generator: str = "") -> RolloutGroup:
     return RolloutGroup(ticket.ticket_id, ticket.kind, ticket.problem, np.empty(0, np.int32), (), generator, why)
 
 
-def _decode_rollouts(raw: list[Any]) -> tuple[Rollout, ...]:
+def _decode_rollouts(raw: tuple[Any, ...]) -> tuple[Rollout, ...]:
     """What holds of every number of a group is asked once, of all its completions together."""
-    if not raw:
-        return ()
     for one in raw:
-        _check(isinstance(one, list) and len(one) == 7, "rollout")
+        _check(type(one) is tuple and len(one) == 7, "rollout")
     tokens = _ints([one[0] for one in raw], "tokens")
-    logprobs = _logprobs([one[1] for one in raw])
+    numbers, logprobs = _arrays([one[1] for one in raw], FLOAT, "behaviour_logprobs")
+    _check(bool(np.isfinite(numbers).all()), "behaviour_logprobs are not finite")
+    _check(not numbers.size or numbers.max() <= 1e-3, "behaviour_logprobs out of range")
     return tuple(map(_decode_rollout, raw, tokens, logprobs))
 
 
-def _decode_rollout(raw: list[Any], tokens: Ints, logprobs: Floats) -> Rollout:
-    length = len(tokens)
-    _check(length > 0, "tokens are empty")
-    _check(length == len(logprobs), "behaviour_logprobs has another length than tokens")
+def _decode_rollout(raw: tuple[Any, ...], tokens: Ints, logprobs: Floats) -> Rollout:
+    """Without a call for each rule: there are eight completions to a group, and more."""
     _, _, spans, reward, components, truncated, answer = raw
-    _check(type(reward) is float and abs(reward) <= LARGEST_FLOAT32, "reward")  # NaN fails every comparison
-    _check(type(truncated) is bool, "truncated")
-    _check(type(answer) is int and -1 <= answer < 2**31, "answer")
-    _check(type(components) is dict and len(components) <= MAX_COMPONENTS, "components")
+    length = len(tokens)
+    if not length:
+        raise Malformed("tokens are empty")
+    if length != len(logprobs):
+        raise Malformed("behaviour_logprobs has another length than tokens")
+    if not (type(reward) is float and abs(reward) <= LARGEST_FLOAT32):  # NaN fails every comparison
+        raise Malformed("reward")
+    if type(truncated) is not bool:
+        raise Malformed("truncated")
+    if not (type(answer) is int and -1 <= answer < 2**31):
+        raise Malformed("answer")
+    if not (type(components) is dict and len(components) <= MAX_COMPONENTS):
+        raise Malformed("components")
     for name, value in components.items():
-        _check(type(name) is str and len(name.encode("utf-8", "replace")) <= MAX_NAME_BYTES, "components")
-        if type(value) is not float or not math.isfinite(value):
+        if type(name) is not str or (len(name) > MAX_NAME_BYTES // 4 and _bytes(name) > MAX_NAME_BYTES):
+            raise Malformed("components")
+        if not (type(value) is float and isfinite(value)):
             raise Malformed(f"component {name!r}")
     return Rollout(tokens, logprobs, _spans(spans, length), reward, components, truncated, answer)
 
 
 def _spans(raw: Any, length: int) -> tuple[VersionSpan, ...]:
-    _check(type(raw) is list and 0 < len(raw) <= length, "spans")
+    if not (type(raw) is tuple and 0 < len(raw) <= length):
+        raise Malformed("spans")
     spans, at = [], 0
     for item in raw:
-        _check(type(item) is list and [type(n) for n in item] == [int, int, int], "spans")
+        if not (type(item) is tuple and len(item) == 3):
+            raise Malformed("spans")
         version, start, end = item
-        _check(0 <= version < 2**31 and start == at and start < end <= length, "spans do not cover the tokens in order")
+        if not (type(version) is type(start) is type(end) is int):
+            raise Malformed("spans")
+        if not (0 <= version < 2**31 and start == at < end <= length):
+            raise Malformed("spans do not cover the tokens in order")
         spans.append(VersionSpan(version, start, end))
         at = end
-    _check(at == length, "spans do not cover the tokens")
+    if at != length:
+        raise Malformed("spans do not cover the tokens")
     return tuple(spans)
 
 
-def _ints(raw: list[Any], name: str) -> list[Ints]:
-    whole, parts = _arrays(raw, "<i4", name)
+def _bytes(name: str) -> int:
+    return len(name.encode("utf-8", "replace"))
+
+
+def _ints(raw: Sequence[Any], name: str) -> list[Ints]:
+    whole, parts = _arrays(raw, INT, name)
     _check(not whole.size or whole.min() >= 0, name)
     return parts
 
 
-def _logprobs(raw: list[Any]) -> list[Floats]:
-    whole, parts = _arrays(raw, "<f4", "behaviour_logprobs")
-    _check(bool(np.isfinite(whole).all()), "behaviour_logprobs are not finite")
-    _check(not whole.size or whole.max() <= 1e-3, "behaviour_logprobs out of range")
-    return parts
-
-
-def _arrays(raw: list[Any], dtype: str, name: str) -> tuple[npt.NDArray[Any], list[npt.NDArray[Any]]]:
-    """One array, and what each message says of it: views."""
+def _arrays(raw: Sequence[Any], dtype: np.dtype[Any], name: str) -> tuple[npt.NDArray[Any], list[npt.NDArray[Any]]]:
+    """All bytes as one array, and what each of them says: views."""
     for one in raw:
-        _check(type(one) is bytes and len(one) % 4 == 0, name)
+        if not (type(one) is bytes and len(one) % 4 == 0):
+            raise Malformed(name)
     whole = np.frombuffer(b"".join(raw), dtype)
-    ends = accumulate(len(one) // 4 for one in raw)
-    return whole, [whole[end - len(one) // 4 : end] for one, end in zip(raw, ends, strict=True)]
+    parts, at = [], 0
+    for one in raw:
+        end = at + len(one) // 4
+        parts.append(whole[at:end])
+        at = end
+    return whole, parts
 
 
 def _pack(value: Any) -> bytes:
@@ -294,14 +311,15 @@ def _pack(value: Any) -> bytes:
     return packed
 
 
-def _unpack(payload: bytes, fields: int) -> list[Any]:
+def _unpack(payload: bytes, fields: int) -> tuple[Any, ...]:
     _check(isinstance(payload, bytes) and len(payload) <= MAX_PAYLOAD_BYTES, "payload is too large or not bytes")
     try:
-        value = msgpack.unpackb(payload, raw=False, strict_map_key=True, use_list=True)
+        value = msgpack.unpackb(payload, raw=False, strict_map_key=True, use_list=False)
     except (ValueError, RecursionError, msgpack.UnpackException) as error:
         raise Malformed(f"not msgpack: {type(error).__name__}") from None
-    _check(isinstance(value, list) and len(value) == fields, f"expected {fields} fields")
-    return list(value)
+    if not (type(value) is tuple and len(value) == fields):
+        raise Malformed(f"expected {fields} fields")
+    return value
 
 
 def _check_version(version: Any) -> None:
