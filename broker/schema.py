@@ -124,15 +124,15 @@ class RolloutGroup:
         """All rewards equal: nothing to learn from a comparison."""
         return len({r.reward for r in self.rollouts}) <= 1
 
-    @property
+    @cached_property
     def oldest_version(self) -> int:
         """The oldest policy version that produced a token of the group."""
-        return min(r.oldest_version for r in self.rollouts)
+        return min(span.policy_version for r in self.rollouts for span in r.spans)
 
-    @property
+    @cached_property
     def newest_version(self) -> int:
         """The newest one."""
-        return max(r.newest_version for r in self.rollouts)
+        return max(span.policy_version for r in self.rollouts for span in r.spans)
 
     @property
     def completion_tokens(self) -> int:

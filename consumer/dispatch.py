@@ -120,10 +120,11 @@ class Dispatch:
             gone = [held.group.ticket_id for held, _ in verdicts]
             issue = self._next(self._credit(freed=gone), gone, [Result.of(held.group) for held, _ in verdicts])
             with self.ledger.transaction() as pipe:
-                for held, verdict in verdicts:
-                    self.ledger.settle(pipe, [(held.entry_id, held.group.ticket_id)], verdict)
-                    if verdict == "failed":
-                        self.ledger.dead_letter(pipe, held.group.ticket_id, held.group.failed, b"")
+                for verdict in sorted({verdict for _, verdict in verdicts}):
+                    settled = [held for held, its in verdicts if its == verdict]
+                    self.ledger.settle(pipe, [(held.entry_id, held.group.ticket_id) for held in settled], verdict)
+                for held in (held for held, verdict in verdicts if verdict == "failed"):
+                    self.ledger.dead_letter(pipe, held.group.ticket_id, held.group.failed, b"")
                 self.issuer.write(pipe, issue)
             for ticket_id in gone:
                 del self.in_play[ticket_id]

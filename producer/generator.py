@@ -27,6 +27,7 @@ from producer.account import account
 from producer.engine import Engine, Unsampled
 from producer.hand import Hand
 from producer.keeper import EngineKeeper
+from producer.outbox import Outbox
 from producer.refresher import Refresher
 from producer.sampler import Sampler, Served
 from producer.settings import GeneratorRecipe
@@ -59,13 +60,14 @@ class Generator:
     hurried: asyncio.Event = field(default_factory=asyncio.Event)  # then it waits for nothing in flight
     failure: Exception | None = None
     hand: Hand = field(init=False)
+    outbox: Outbox = field(init=False)
     keeper: EngineKeeper = field(init=False)
     refresher: Refresher = field(init=False)
     sampler: Sampler = field(init=False)
     log: structlog.stdlib.BoundLogger = field(default_factory=lambda: structlog.get_logger("generator"))
 
     def __post_init__(self) -> None:
-        self.hand = Hand(self.engine.slots)
+        self.hand, self.outbox = Hand(self.engine.slots), Outbox(self.tickets.publish_all)
         self.keeper = EngineKeeper(self.engine, self._pause, self.stopping.is_set)
         parts = (self.policy, self.engine, self.keeper, self.metrics)
         self.refresher = Refresher(self.name, *parts, self._pause, self._say, self.stopping.is_set)
@@ -158,7 +160,7 @@ class Generator:
             served = await self.sampler.serve(claim.ticket, claim.deliveries, partial(self._sampled, claim))
             reached("generator.verified")
             with self.metrics.phase("publish"):
-                first = await asyncio.to_thread(self.tickets.publish, claim, served.group)
+                first = await self.outbox.publish(claim, served.group)
             reached("generator.published")
             self.metrics.tickets.labels(event="published" if first else "late").inc()
             if first:
