@@ -24,6 +24,8 @@ NAME = "t{:010d}p0000000017"
 class Producer:
     """Claims tickets, sends the same bytes for each."""
 
+    coding = 0.0
+
     def __init__(self, seat: Seat) -> None:
         self._load, self._stop = seat.load, seat.stop
         self._name, self._keys = f"g{seat.number}", Keys(seat.run)
@@ -52,13 +54,16 @@ class Producer:
         _, found = self._client.evalsha(self._claim, len(streams), *streams, *arguments)
         if found[-1] or self._load.stored:
             return [(entry_id, fields[1]) for entry_id, fields in found[-1]]
-        block, wanted = int(BLOCK_SECONDS * 1000), dict.fromkeys(streams, ">")
+        block = int(BLOCK_SECONDS * 1000)
+        wanted: Any = dict.fromkeys(streams, ">")
         reply: Any = self._blocking.xreadgroup(GENERATORS, self._name, wanted, count=1, block=block)
         return [(entry_id, fields[b"ticket_id"]) for entry_id, fields in (reply[0][1] if reply else ())]
 
 
 class Consumer:
     """Reads groups, settles half of them at once and the others step by step."""
+
+    coding = 0.0
 
     def __init__(self, seat: Seat) -> None:
         self._load = seat.load

@@ -6,7 +6,6 @@ group. Refuses to know who sends them.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +20,11 @@ SAID = 64 * SIZE + 320  # bytes of a group beside its tokens and log-probs, abou
 def length(size: int) -> int:
     """Tokens of a completion, of which 8 make a group of about `size` bytes on our wire."""
     return max(1, (size - SAID) // (8 * SIZE))
+
+
+def size_of(tokens: int) -> int:
+    """The reverse: about how many bytes a group has whose completions have so many tokens."""
+    return SAID + 8 * SIZE * tokens
 
 
 @lru_cache(maxsize=64)
@@ -84,8 +88,3 @@ def texts(size: int) -> list[dict[str, Any]]:
         }
         for one in lists(size)
     ]
-
-
-def numbered(made: RolloutGroup, ticket_id: str) -> RolloutGroup:
-    """The same under another ticket."""
-    return replace(made, ticket_id=ticket_id)

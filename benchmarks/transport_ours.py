@@ -7,10 +7,13 @@ every other group teaches nothing. Refuses to know Redis' commands.
 from __future__ import annotations
 
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks.transport_groups import group
 from benchmarks.transport_trial import BLOCK_SECONDS, Seat, Way
+from broker import schema, streams
 from broker.keys import Keys
 from broker.ledger import Ledger
 from broker.policy import PolicyStore
@@ -27,8 +30,26 @@ ENDLESS = 10**9  # groups
 MAX_STALENESS = 8  # where groups come as they are asked for; more where all were asked for at the beginning
 
 
+class Stopwatch:
+    """Processor seconds that a function takes, from its first call here."""
+
+    def __init__(self, module: Any, name: str) -> None:
+        """Puts itself in the function's place, for the rest of this process."""
+        self._work, self.seconds = getattr(module, name), 0.0
+        setattr(module, name, self)
+
+    def __call__(self, *arguments: Any) -> Any:
+        began = time.thread_time()
+        try:
+            return self._work(*arguments)
+        finally:
+            self.seconds += time.thread_time() - began
+
+
 class Producer:
     """A generator's end."""
+
+    coding = 0.0
 
     def __init__(self, seat: Seat) -> None:
         self._load, self._stop = seat.load, seat.stop
@@ -50,6 +71,8 @@ class Producer:
 
 class Learner:
     """The learner's end: takes in, settles what teaches nothing, takes batches, commits steps, makes them final."""
+
+    coding = 0.0
 
     def __init__(self, seat: Seat) -> None:
         load = self._load = seat.load
@@ -107,4 +130,31 @@ def _fill(folder: Path) -> None:
     (folder / "weights").write_text("w")
 
 
+class TimedProducer(Producer):
+    """One that is asked what encoding takes."""
+
+    def __init__(self, seat: Seat) -> None:
+        super().__init__(seat)
+        self._watch = Stopwatch(schema, "encode_group")
+
+    def run(self) -> None:
+        """As its base class does, and then it says so."""
+        super().run()
+        self.coding = self._watch.seconds
+
+
+class TimedLearner(Learner):
+    """One that is asked what decoding takes."""
+
+    def __init__(self, seat: Seat) -> None:
+        super().__init__(seat)
+        self._watch = Stopwatch(streams, "decode_group")
+
+    def run(self) -> None:
+        """As its base class does, and then it says so."""
+        super().run()
+        self.coding = self._watch.seconds
+
+
 OURS = Way("ours", Producer, Learner)
+OURS_TIMED = Way("ours, timed", TimedProducer, TimedLearner)

@@ -23,6 +23,8 @@ STREAM, LONGEST, BLOCK_MS = "actor", 1_000_000, 100
 class Producer:
     """Pickles and adds its share, one after the other."""
 
+    coding = 0.0
+
     made: Callable[[int], list[dict[str, Any]]] = staticmethod(lists)
 
     def __init__(self, seat: Seat) -> None:
@@ -46,6 +48,8 @@ class WithTexts(Producer):
 
 class Consumer:
     """Reads and unpickles one after the other."""
+
+    coding = 0.0
 
     def __init__(self, seat: Seat) -> None:
         self._client, self._groups = seat.client(), seat.load.groups

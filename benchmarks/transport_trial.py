@@ -6,6 +6,7 @@ and processor time is counted over the same span. Refuses to know how a group tr
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import time
 import uuid
@@ -23,14 +24,14 @@ from broker.settings import BrokerSettings
 PATIENT_SECONDS = 60.0
 BLOCK_SECONDS = 0.5
 JOIN_SECONDS = 240.0
-ROUNDING_MS = 1e3
 
 
 @dataclass(frozen=True)
 class Load:
     """What travels: `groups` of about `size` bytes, from `producers` processes of `slots` groups each.
 
-    `stored`: the consumer begins when all of them lie in Redis, so that it alone is measured.
+    `stored`: the consumer begins when all of them lie in Redis, so that it alone is measured; they are then a multiple
+    of `round`, of which half make a step.
     """
 
     size: int
@@ -41,6 +42,11 @@ class Load:
     depth: int = 4
     checkpoint_every: int = 4  # steps
     stored: bool = False
+
+    @property
+    def round(self) -> int:
+        """Groups until a step has been taken, half of them teaching nothing."""
+        return 2 * self.groups_per_step
 
     @property
     def capacity(self) -> int:
@@ -67,6 +73,8 @@ class Seat:
 class Part(Protocol):
     """A producer or a consumer, connected and ready."""
 
+    coding: float  # processor seconds that encoding or decoding took; 0 where nobody has looked
+
     def run(self) -> None:
         """Until `stop`; a consumer: until all groups are settled. Where they are stored first, a producer's last."""
 
@@ -88,6 +96,7 @@ class Outcome:
     seconds: float
     processor: dict[str, float]
     commands: dict[str, int]  # how often the server ran each
+    coding: float = 0.0  # processor seconds a group of encoding and decoding
 
     @property
     def rate(self) -> float:
@@ -132,13 +141,15 @@ def trial(way: Way, url: str, load: Load) -> Outcome:
         finally:
             for process in processes:
                 process.kill()
-        found: dict[str, Any] = {"producers": 0.0}
+        found: dict[str, Any] = {"producers": 0.0, "coding": 0.0}
         for _ in processes:
             said = results.get()
             found["producers"] += said.pop("producer", 0.0)
+            found["coding"] += said.pop("coding")
             found |= said
     processor = {party: found[party] for party in ("producers", "consumer", "server")}
-    return Outcome(load.groups, found["seconds"], processor, found["commands"])
+    coding = found["coding"] / load.groups
+    return Outcome(load.groups, found["seconds"], processor, found["commands"], coding)
 
 
 def _clean(client: redis.Redis) -> None:
@@ -151,6 +162,7 @@ def _clean(client: redis.Redis) -> None:
 
 
 def _enter(way: Way, seat: Seat, waits: tuple[Any, Any], results: Any) -> None:
+    gc.freeze()  # as our processes do, here for every way
     try:
         results.put(_consume(way, seat, waits) if seat.number == 0 else _produce(way, seat, waits))
     except BaseException:
@@ -169,7 +181,7 @@ def _produce(way: Way, seat: Seat, waits: tuple[Any, Any]) -> dict[str, Any]:
     spent = time.process_time() - began
     if seat.load.stored:
         stored.wait()
-    return {"producer": spent}
+    return {"producer": spent, "coding": part.coding}
 
 
 def _consume(way: Way, seat: Seat, waits: tuple[Any, Any]) -> dict[str, Any]:
@@ -189,6 +201,7 @@ def _consume(way: Way, seat: Seat, waits: tuple[Any, Any]) -> dict[str, Any]:
         return {
             "seconds": seconds,
             "consumer": spent,
+            "coding": part.coding,
             "server": _server(client) - server,
             "commands": {name.removeprefix("cmdstat_"): int(told["calls"]) for name, told in commands.items()},
         }

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import isfinite
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgpack
 import numpy as np
@@ -48,8 +48,7 @@ def solves(reward: float, components: Mapping[str, float]) -> bool:
     return components.get("correct", reward) >= 1.0
 
 
-@dataclass(frozen=True)
-class VersionSpan:
+class VersionSpan(NamedTuple):
     """Tokens `[start, end)` of a completion were sampled by `policy_version`."""
 
     policy_version: int
@@ -192,7 +191,7 @@ def encode_group(group: RolloutGroup) -> bytes:
         [
             np.ascontiguousarray(r.tokens, INT).data,
             np.ascontiguousarray(r.behaviour_logprobs, FLOAT).data,
-            [[s.policy_version, s.start, s.end] for s in r.spans],
+            r.spans,
             float(r.reward),
             {name: float(value) for name, value in r.components.items()},
             bool(r.truncated),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -111,6 +112,7 @@ async def serve_run(recipe: ProcessRecipe, metrics: GeneratorMetrics) -> None:
             stopping=stopping,
             hurried=hurried,
         )
+        gc.freeze()  # what is here by now stays: no collection need go through it again
         await generator.run()
     finally:
         await verifiers.stop()
