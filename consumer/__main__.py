@@ -33,6 +33,7 @@ from consumer.agreement import must_agree
 from consumer.crew import LeadingTrainer, dismiss, follow
 from consumer.dispatch import Dispatch
 from consumer.evaluation import Evaluator, labels_of
+from consumer.heap import keep_what_is_freed
 from consumer.inbox import CLAIM_SECONDS
 from consumer.learner import Learner
 from consumer.memory import require_room
@@ -203,7 +204,10 @@ def main() -> None:
     recipe = process_recipe(ProcessRecipe, "consumer", "the learner of a run")
     if recipe.learner.threads:
         torch.set_num_threads(recipe.learner.threads)
-    ranks = Ranks.join(device_of(recipe.learner.device))
+    device = device_of(recipe.learner.device)
+    if device == "cpu":
+        keep_what_is_freed()
+    ranks = Ranks.join(device)
     must_agree(recipe, ranks)
     if ranks.world > 1:
         die_with_parent()
