@@ -7,6 +7,7 @@ all at once. Refuses to know sequences, layouts and the model's body.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,8 +47,31 @@ def _of_chunk(head: Head, hidden: Tensor, targets: Tensor, temperature: float, e
     logits = head(hidden)  # (C, V)
     if temperature != 1.0:
         logits = logits / temperature
-    normaliser = torch.logsumexp(logits, -1)
-    chosen = logits.gather(1, targets[:, None])[:, 0]
-    with torch.set_grad_enabled(entropy and torch.is_grad_enabled()):
+    if entropy and torch.is_grad_enabled():
+        normaliser = torch.logsumexp(logits, -1)
         spread = normaliser - (torch.softmax(logits, -1) * logits).sum(-1)
-    return chosen - normaliser, spread
+        return logits.gather(1, targets[:, None])[:, 0] - normaliser, spread
+    logprobs, normaliser = _Chosen.apply(logits, targets)  # type: ignore[no-untyped-call]
+    with torch.no_grad():  # after all that a gradient needs: what is computed again for one ends before this
+        return logprobs, normaliser - torch.softmax(logits, -1).mul_(logits).sum(-1)
+
+
+class _Chosen(torch.autograd.Function):
+    """(C, V), (C,) → log softmax at the targets, and the normalisers, which have no gradient.
+
+    g·(1[target] − softmax) is made in the place of the logits, which nobody needs after it: bit by bit what autograd
+    makes of logsumexp and gather, with five arrays (C, V) fewer.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        normaliser = torch.logsumexp(logits, -1)
+        ctx.save_for_backward(logits, normaliser, targets)
+        ctx.mark_non_differentiable(normaliser)
+        return logits.gather(1, targets[:, None])[:, 0] - normaliser, normaliser
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None]:
+        logits, normaliser, targets = ctx.saved_tensors
+        out = logits.sub_(normaliser[:, None]).exp_().mul_(-gradient[:, None])
+        return out.scatter_add_(1, targets[:, None], gradient[:, None]), None

@@ -51,6 +51,29 @@ def test_no_chunk_changes_the_log_probs_the_entropies_or_any_gradient(
 
 
 @pytest.mark.parametrize("chunk", [5, 10**6])
+def test_log_probs_entropies_and_gradients_are_those_of_autograd_to_the_bit(chunk: int) -> None:
+    head, hidden, targets = made(bias=False)
+    head, hidden = head.float(), hidden.detach().float().requires_grad_()
+    found = chosen_logprobs(head, hidden, targets, 0.6, chunk)
+    logits = torch.cat([head(part) / 0.6 for part in hidden.split(-(-TOKENS // -(-TOKENS // chunk)))])
+    normaliser = torch.logsumexp(logits, -1)
+    expected = logits.gather(1, targets[:, None])[:, 0] - normaliser
+    assert torch.equal(found[0], expected)
+    assert torch.equal(found[1], normaliser - (torch.softmax(logits, -1) * logits).sum(-1))
+    weights = torch.linspace(-1, 2, TOKENS)
+    ours, theirs = (torch.autograd.grad((weights * of).sum(), [hidden])[0] for of in (found[0], expected))
+    assert torch.equal(ours, theirs)
+
+
+def test_a_second_backward_pass_over_what_the_first_has_used_up_is_an_error() -> None:
+    head, hidden, targets = made()
+    loss = chosen_logprobs(head, hidden, targets, 1.0, 10**6)[0].sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("chunk", [5, 10**6])
 def test_the_entropies_have_a_gradient_only_where_one_is_asked_for(chunk: int) -> None:
     head, hidden, targets = made()
     logprobs, entropies = chosen_logprobs(head, hidden, targets, 1.0, chunk)
