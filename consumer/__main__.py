@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import shutil
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -47,7 +48,7 @@ from monitoring.metrics import LearnerMetrics
 from monitoring.watchdog import watched
 
 
-def fill_version(model: PolicyModel, source: Path, folder: Path, snapshot: dict[str, Any]) -> None:
+def fill_version(model: PolicyModel, source: Path, folder: Path, snapshot: Mapping[str, Any]) -> None:
     """A policy version is a model directory any library can load: weights, configuration, the tokenizer's bytes."""
     model.write(folder, snapshot)
     copy_tokenizer_files(source, folder)

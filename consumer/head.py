@@ -48,9 +48,9 @@ def _of_chunk(head: Head, hidden: Tensor, targets: Tensor, temperature: float, e
     if temperature != 1.0:
         logits = logits / temperature
     if entropy and torch.is_grad_enabled():
-        normaliser = torch.logsumexp(logits, -1)
+        normaliser, chosen = torch.logsumexp(logits, -1), logits.gather(1, targets[:, None])[:, 0]
         spread = normaliser - (torch.softmax(logits, -1) * logits).sum(-1)
-        return logits.gather(1, targets[:, None])[:, 0] - normaliser, spread
+        return chosen - normaliser, spread
     logprobs, normaliser = _Chosen.apply(logits, targets)  # type: ignore[no-untyped-call]
     with torch.no_grad():  # after all that a gradient needs: what is computed again for one ends before this
         return logprobs, normaliser - torch.softmax(logits, -1).mul_(logits).sum(-1)
