@@ -81,7 +81,10 @@ class PolicyModel:
         kind = settings.autocast if settings.autocast != "auto" else ("bfloat16" if device.type == "cuda" else "none")
         self.flops = Flops.of(self.module)
         self.peak_flops = settings.peak_flops or peak(device, bfloat16=kind == "bfloat16")
-        self.net = LogProbs(self.module, settings.logit_chunk, autocast=kind == "bfloat16")
+        if kind == "bfloat16" and device.type == "cuda" and settings.tf32:
+            torch.set_float32_matmul_precision("high")  # of this process: nothing but the head multiplies in fp32
+        how = {"autocast": kind == "bfloat16", "compiled": settings.compile}
+        self.net = LogProbs(self.module, settings.logit_chunk, **how)
         if settings.gradient_checkpointing:
             self.module.gradient_checkpointing_enable({"use_reentrant": False})
         if settings.compile:

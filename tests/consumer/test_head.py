@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from consumer.compiling import why_not
 from consumer.head import CHUNK_BYTES, chosen_logprobs, chunk_for
 from tests.consumer.allocations import Allocations
 
@@ -63,6 +64,27 @@ def test_log_probs_entropies_and_gradients_are_those_of_autograd_to_the_bit(chun
     weights = torch.linspace(-1, 2, TOKENS)
     ours, theirs = (torch.autograd.grad((weights * of).sum(), [hidden])[0] for of in (found[0], expected))
     assert torch.equal(ours, theirs)
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.skipif(why_not(CPU) is not None, reason=str(why_not(CPU)))
+@pytest.mark.parametrize("entropy", [False, True])
+def test_compiled_it_gives_the_same_and_one_compilation_serves_all_lengths(entropy: bool) -> None:
+    torch.compiler.reset()
+    head, hidden, targets = made()
+    weights = torch.linspace(-1, 2, TOKENS, dtype=torch.float64)
+    for length in (TOKENS, 20, 11):  # several chunks of other lengths each, and one
+        found = []
+        for compiled in (False, True):
+            given = (hidden[:length], targets[:length], 0.6, 12)
+            logprobs, entropies = chosen_logprobs(head, *given, entropy=entropy, compiled=compiled)
+            of = logprobs + 0.3 * entropies if entropy else logprobs
+            found.append([logprobs, entropies, *gradients(head, hidden, (weights[:length] * of).sum())])
+        for one, other in zip(*found, strict=True):
+            assert torch.allclose(one, other, rtol=1e-10, atol=1e-12)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 4
 
 
 def test_a_second_backward_pass_over_what_the_first_has_used_up_is_an_error() -> None:

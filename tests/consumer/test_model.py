@@ -114,7 +114,7 @@ def test_compiled_layers_give_the_same_log_probs_and_gradients(checkpointing: bo
     assert torch.allclose(eager, compiled_ones, rtol=1e-4, atol=1e-5)
     assert (gradient - compiled_gradient).abs().max() <= 1e-5 * gradient.abs().max()
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    assert 0 < graphs <= 8, "a few of a layer, not some of each batch"
+    assert 0 < graphs <= 10, "a few of a layer and of the head, not some of each batch"
 
 
 def test_a_machine_that_cannot_compile_is_told_so_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
