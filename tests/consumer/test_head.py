@@ -73,6 +73,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("entropy", [False, True])
 def test_compiled_it_gives_the_same_and_one_compilation_serves_all_lengths(entropy: bool) -> None:
     torch.compiler.reset()
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     head, hidden, targets = made()
     weights = torch.linspace(-1, 2, TOKENS, dtype=torch.float64)
     for length in (TOKENS, 20, 11):  # several chunks of other lengths each, and one
@@ -84,7 +85,7 @@ def test_compiled_it_gives_the_same_and_one_compilation_serves_all_lengths(entro
             found.append([logprobs, entropies, *gradients(head, hidden, (weights[:length] * of).sum())])
         for one, other in zip(*found, strict=True):
             assert torch.allclose(one, other, rtol=1e-10, atol=1e-12)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 4
+    assert 0 < torch._dynamo.utils.counters["stats"]["unique_graphs"] - before <= 4
 
 
 def test_a_second_backward_pass_over_what_the_first_has_used_up_is_an_error() -> None:
