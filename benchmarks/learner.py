@@ -1,242 +1,221 @@
 """What packing and lean log-probs are worth: the learner's step against a plain padded one, as ratios of the same run.
 
-Invariant: both sides train the same model on the same sequences with the same loss and optimizer, and count the same
-tokens, those of prompts and completions, padding left out. Refuses to know where such groups would come from.
+Invariant: all sides train the same model on the same sequences with the same loss and optimizer, in alternation, and
+count the same tokens, those of prompts and completions, padding left out. Refuses to know where groups come from.
 
-The model is SmolLM2-135M's shape with fewer layers and, in proportion, a smaller vocabulary, so that body and head
-share the work as they do in the whole one. A round draws groups of 8 completions and trains on them once each way.
+On a CPU the model is SmolLM2-135M with fewer layers and, in proportion, a smaller vocabulary, so that body and head
+share the work as they do in the whole one; time is this process's own on one thread, which others at work do not
+lengthen. On CUDA it is the whole one, and Qwen2.5-0.5B's shape.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import platform
+import gc
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
-from transformers import __version__ as transformers_version
 
-from benchmarks import memory
-from broker.schema import Rollout, RolloutGroup, VersionSpan
-from consumer.model import PolicyModel
-from consumer.objective.advantage import centred
-from consumer.optimizer import make_optimizer
-from consumer.settings import LearnerRecipe
-from consumer.trainer import Trainer
+from benchmarks import learner_sides as of
+from benchmarks import memory, publication
+from benchmarks.findings import Finding, Leg, machine, ratios, run
+from benchmarks.learner_sides import PADDED, SHARED, SORTED, Shape, Side
+from benchmarks.lengths import LENGTHS, groups_of, real_tokens
+from benchmarks.padded import batches_of, padding
+from broker.schema import RolloutGroup
+from consumer.heap import keep_what_is_freed
 
-HISTOGRAM = Path(__file__).with_name("gsm8k_lengths.json")
-GROUPS, GROUP_SIZE, BATCH = 4, 8, 32
-LAYERS, VOCABULARY = 30, 49152  # SmolLM2-135M's
-LOSS_TOLERANCE = 2e-2  # bfloat16 on a GPU; float32 agrees to about 1e-5
-Draw = Callable[[np.random.Generator], tuple[int, list[int]]]  # length of a prompt, and of its completions
-
-
-class PlainTrainer:
-    """As one would write it: rows in arrival order, padded to the longest of 32, logits of everything."""
-
-    def __init__(self, module: Any, recipe: LearnerRecipe, device: torch.device) -> None:
-        self.module, self.device = module.to(device).train(), device
-        self.weights = list(module.parameters())
-        self.optimizer = make_optimizer(self.weights, recipe.learner)
-
-    def train(self, groups: Sequence[RolloutGroup]) -> float:
-        """One update; the loss."""
-        rows, loss = list(self._rows(groups)), 0.0
-        total = sum(len(r.tokens) for _, r, _ in rows)
-        for start in range(0, len(rows), BATCH):
-            part = self._loss(rows[start : start + BATCH]) / total
-            part.backward()
-            loss += float(part.detach())
-        torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return loss
-
-    def _rows(self, groups: Sequence[RolloutGroup]) -> Iterator[tuple[Any, Rollout, float]]:
-        for group in groups:
-            gains = centred([r.reward for r in group.rollouts], "leave_one_out")
-            yield from ((group.prompt, r, float(a)) for r, a in zip(group.rollouts, gains, strict=True))
-
-    def _loss(self, rows: Sequence[tuple[Any, Rollout, float]]) -> torch.Tensor:
-        """Σ −w·min(ρA, clip(ρ)A) over completion tokens, w = min(π/μ, 2)."""
-        width = max(len(prompt) + len(r.tokens) for prompt, r, _ in rows)
-        ids, seen, counted = (np.zeros((len(rows), width), np.int64) for _ in range(3))
-        behaviour, gains = np.zeros((len(rows), width), np.float32), np.zeros((len(rows), 1), np.float32)
-        for n, (prompt, rollout, gain) in enumerate(rows):
-            end = len(prompt) + len(rollout.tokens)
-            ids[n, :end] = np.concatenate([prompt, rollout.tokens])
-            seen[n, :end], counted[n, len(prompt) : end], gains[n] = 1, 1, gain
-            behaviour[n, len(prompt) : end] = rollout.behaviour_logprobs
-        tokens, mask, chosen, mu, advantage = (
-            torch.from_numpy(x).to(self.device) for x in (ids, seen, counted[:, 1:], behaviour[:, 1:], gains)
-        )
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            logits = self.module(input_ids=tokens, attention_mask=mask, use_cache=False).logits[:, :-1]
-        logprobs = torch.log_softmax(logits.float(), -1).gather(2, tokens[:, 1:, None])[..., 0]
-        ratio = torch.exp(logprobs - logprobs.detach())
-        weight = torch.exp(logprobs.detach() - mu).clamp(max=2.0)
-        return -(chosen * weight * torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.28) * advantage)).sum()
+ON_GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if ON_GPU else "cpu")
+ASKED = 2.0  # of the learner against the padded loop, on a GPU
+MOST_OFF = 2.0  # per cent, a loss from the padded loop's: bfloat16 on a GPU; float32 agrees to about 1e-3
+STALL = 2.0  # per cent of the step
+SMALLEST_LOSS = 1e-2  # relative to which a smaller one is looked at
+GSM8K = "GSM8K"
+WARM_UP = 3  # steps of a side before what it says of itself counts
+TEXT = """\
+*padded loop*: batches in the order of arrival, padded to their longest, logits of everything, each prompt once a
+completion; *packed* computes prompts as often, *shared prompts* once a group of 8, which is what the learner chooses by
+itself for such lengths. Seconds on a CPU are the process's own, {threads} thread(s).
+"""
 
 
-def gsm8k() -> Draw:
-    """GSM8K's prompts, and for each eight of the answers that prompts of its length have."""
-    document = json.loads(HISTOGRAM.read_text())
-    cell, counts = document["cell"], np.array(document["counts"])
+@dataclass
+class Seen:
+    """Of one side, a value a round."""
 
-    def draw(rng: np.random.Generator) -> tuple[int, list[int]]:
-        prompt = rng.choice(counts[:, 0], p=counts[:, 2] / counts[:, 2].sum())
-        alike = counts[counts[:, 0] == prompt]
-        answers = rng.choice(alike[:, 1], GROUP_SIZE, p=alike[:, 2] / alike[:, 2].sum())
-        return int(prompt * cell + rng.integers(cell)), (answers * cell + rng.integers(1, cell, GROUP_SIZE)).tolist()
-
-    return draw
+    speed: list[float] = field(default_factory=list)  # real tokens a second
+    off: list[float] = field(default_factory=list)  # per cent, the loss from the padded loop's
+    flops: list[float] = field(default_factory=list)  # a second
 
 
-def uniform() -> Draw:
-    """Prompts of 32 to 256 tokens, answers of 16 to 512, any length as likely."""
-    return lambda rng: (int(rng.integers(32, 257)), rng.integers(16, 513, GROUP_SIZE).tolist())
-
-
-def groups_of(draw: Draw, seed: int, vocabulary: int) -> list[RolloutGroup]:
-    """Groups of random tokens with such lengths, sampled by a policy without preferences."""
-    rng = np.random.default_rng(seed)
-    groups = []
-    for number in range(GROUPS):
-        prompt, answers = draw(rng)
-        rewards = rng.permutation([0.0, 1.0] * (GROUP_SIZE // 2))
-        rollouts = tuple(
-            Rollout(
-                rng.integers(0, vocabulary, length).astype(np.int32),
-                np.full(length, -math.log(vocabulary), np.float32),
-                (VersionSpan(0, 0, length),),
-                float(reward),
-                {},
-                False,
-            )
-            for length, reward in zip(answers, rewards, strict=True)
-        )
-        groups.append(
-            RolloutGroup(f"t{number}", "train", 0, rng.integers(0, vocabulary, prompt).astype(np.int32), rollouts)
-        )
-    return groups
-
-
-def recipe(layout: str, compiled: bool) -> LearnerRecipe:
-    """A learner's as it comes, in one layout."""
-    return LearnerRecipe.model_validate(
-        {
-            "run": {"name": "benchmark", "model": "none", "steps": 1},
-            "sampling": {"max_tokens": 512},
-            "learner": {"layout": layout, "compile": compiled},
-        }
-    )
-
-
-def model(layers: int) -> Any:
-    """SmolLM2-135M's shape with so many layers and that share of its vocabulary, the same weights every time."""
-    torch.manual_seed(0)
-    config: Any = LlamaConfig(
-        vocab_size=VOCABULARY * layers // LAYERS, hidden_size=576, intermediate_size=1536, num_hidden_layers=layers,
-        num_attention_heads=9, num_key_value_heads=3, max_position_embeddings=8192, tie_word_embeddings=True,
-    )  # fmt: skip
-    return LlamaForCausalLM(config)
-
-
-Step = Callable[[Sequence[RolloutGroup]], float]
-
-
-def sides(layers: int, compiled: bool) -> dict[str, Step]:
-    """What is compared: each makes an update and tells the loss."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-    def ours(trainer: Trainer, groups: Sequence[RolloutGroup]) -> float:
-        return trainer.train(groups, policy_version=0).loss
-
-    found: dict[str, Step] = {"padded": PlainTrainer(model(layers), recipe("auto", False), device).train}
-    for layout in ("packed", "shared_prompt"):
-        of = recipe(layout, compiled)
-        found[layout] = partial(ours, Trainer(PolicyModel(model(layers), of.learner, torch.float32, device), of))
-    return found
-
-
-def real_tokens(groups: Sequence[RolloutGroup]) -> tuple[int, int]:
-    """Tokens of prompts and completions, each sequence with its prompt; and what the padded loop makes of them."""
-    lengths = [len(g.prompt) + len(r.tokens) for g in groups for r in g.rollouts]
-    return sum(lengths), sum(max(lengths[i : i + BATCH]) * BATCH for i in range(0, len(lengths), BATCH))
-
-
-def tokens_a_second(side: Step, groups: Sequence[RolloutGroup]) -> tuple[float, float]:
-    """Real tokens a second, on a CPU of this process's own time, which others at work do not lengthen; the loss."""
-    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
-    started = clock()
-    loss = side(groups)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return real_tokens(groups)[0] / (clock() - started), loss
-
-
-def compare(draw: Draw, steps: dict[str, Step], rounds: int, vocabulary: int) -> dict[str, list[float]]:
-    """Speeds of each side in each round, after one that only warms up. Raises `AssertionError` where losses differ."""
-    speeds: dict[str, list[float]] = {name: [] for name in steps}
+def compare(shape: Shape, sides: dict[str, Side], lengths: str, rounds: int) -> dict[str, Seen]:
+    """Each side in each round, after one that only warms up."""
+    seen = {name: Seen() for name in sides}
     for number in range(rounds + 1):
-        groups = groups_of(draw, number, vocabulary)
-        order = list(steps) if number % 2 else list(reversed(steps))
-        found = {name: tokens_a_second(steps[name], groups) for name in order}
-        for name, (speed, loss) in found.items():
-            reference = found["padded"][1]
-            assert abs(loss - reference) <= LOSS_TOLERANCE * max(abs(reference), 1e-2), f"{name}: {loss}, {reference}"
+        groups = batch(shape, lengths, number)
+        found = {name: timed(sides[name], groups) for name in (sides if number % 2 else reversed(sides))}
+        reference = found[PADDED][1]
+        for name, (seconds, loss) in found.items():
             if number:
-                speeds[name].append(speed)
-        print(f"round {number}: " + ", ".join(f"{n} {s:,.0f}/s" for n, (s, _) in found.items()), file=sys.stderr)
-    return speeds
+                seen[name].speed.append(real_tokens(groups) / seconds)
+                seen[name].off.append(100 * abs(loss - reference) / max(abs(reference), SMALLEST_LOSS))
+                seen[name].flops.append(sides[name].flops() / seconds)
+        told = ", ".join(f"{name} {real_tokens(groups) / seconds:,.0f}/s" for name, (seconds, _) in found.items())
+        print(f"{shape.name}, {lengths}, round {number}: {told}", file=sys.stderr, flush=True)
+    return seen
+
+
+def batch(shape: Shape, lengths: str, number: int) -> list[RolloutGroup]:
+    """Of a round."""
+    return groups_of(LENGTHS[lengths](), number, shape.groups, shape.vocabulary)
+
+
+def timed(side: Side, groups: Sequence[RolloutGroup]) -> tuple[float, float]:
+    """Seconds of a step, and its loss."""
+    clock = time.perf_counter if ON_GPU else time.process_time
+    started = clock()
+    loss = side.step(groups)
+    synchronise()
+    return clock() - started, loss
+
+
+def synchronise() -> None:
+    """Wait for the device, where it is one to wait for."""
+    if ON_GPU:
+        torch.cuda.synchronize()
+
+
+def measure_shape(shape: Shape, lengths: Sequence[str], rounds: int) -> Iterator[Finding]:
+    """All that is told of one model; the first of `lengths` is the one that matters."""
+    sides, first = of.sides(shape, DEVICE), lengths[0]
+    yield from peaks(shape, sides, first)
+    if not ON_GPU:
+        keep_what_is_freed()  # as the learner does, for both
+    seen = {name: compare(shape, sides, name, rounds) for name in lengths}
+    for name, found in seen.items():
+        yield from compared(shape, found, name)
+    yield from absolute(shape, seen[first], first)
+    yield from phases(shape, sides[SHARED])
+    if ON_GPU:
+        yield from waits(shape, sides, first)
+    yield published(shape, sides[SHARED], first, rounds)
+
+
+def compared(shape: Shape, seen: dict[str, Seen], lengths: str) -> Iterator[Finding]:
+    """Ratios to the padded loop."""
+    rows = [batch(shape, lengths, number + 1) for number in range(len(seen[PADDED].speed))]
+    padded = statistics.mean(padding(batches_of(groups, shape.rows)) for groups in rows)
+    for name, mine in seen.items():
+        if name == PADDED:
+            continue
+        least = ASKED if ON_GPU and lengths == GSM8K and name == SHARED else None
+        note = f"of the padded loop's, of which {padded:.0%} is padding"
+        speed = ratios(mine.speed, seen[PADDED].speed)
+        yield Finding(f"{shape.name}, {lengths}, {name}: real tokens/s", speed, least=least, note=note)
+        yield Finding(f"{shape.name}, {lengths}, {name}: loss, off by", tuple(mine.off), "%", most=MOST_OFF)
+
+
+def absolute(shape: Shape, seen: dict[str, Seen], lengths: str) -> Iterator[Finding]:
+    """Tokens a second, and what share of the device they are where its peak is known."""
+    peak = of.peak_flops(DEVICE)
+    for name, mine in seen.items():
+        yield Finding(f"{shape.name}, {lengths}, {name}: real tokens", tuple(mine.speed), "/s")
+        if peak is not None:
+            share = tuple(100 * flops / peak for flops in mine.flops)
+            note = "a prompt counts as often as it is computed"
+            yield Finding(f"{shape.name}, {lengths}, {name}: MFU", share, "%", note=note)
+
+
+def phases(shape: Shape, side: Side) -> Iterator[Finding]:
+    """What of a step each phase took, in the learner's own words; not of the first ones, in which memory is new."""
+    stats = side.stats[WARM_UP:]
+    for phase in stats[0].phase_seconds:
+        share = tuple(100 * one.phase_seconds[phase] / one.train_seconds for one in stats)
+        yield Finding(f"{shape.name}, {SHARED}: share of the step in {phase}", share, "%")
+
+
+def peaks(shape: Shape, sides: dict[str, Side], lengths: str) -> Iterator[Finding]:
+    """What a step adds to weights and moments. On a CPU before the allocator is told to keep memory."""
+    groups = batch(shape, lengths, 0)
+    for name, side in sides.items():
+        side.step(groups)  # the moments are made, and kernels chosen
+        used = memory.added(lambda step=side.step: step(groups))  # type: ignore[misc]
+        note = f"{shape.rows} rows at once" if name in (PADDED, SORTED) else f"{shape.tokens:,} tokens at once"
+        yield Finding(f"{shape.name}, {lengths}, {name}: memory that a step adds", (used,), "MB", note=note)
+
+
+def waits(shape: Shape, sides: dict[str, Side], lengths: str) -> Iterator[Finding]:
+    """How often the host waits for a CUDA device within a step, as torch sees it."""
+    for name, side in sides.items():
+        torch.cuda.set_sync_debug_mode("warn")
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            side.step(batch(shape, lengths, 1))
+        torch.cuda.set_sync_debug_mode("default")
+        times = sum("synchroniz" in str(one.message) for one in seen)
+        yield Finding(f"{shape.name}, {name}: times that the host waits for the device in a step", (times,), "")
+
+
+def published(shape: Shape, side: Side, lengths: str, rounds: int) -> Finding:
+    """The stall of a publication."""
+    assert side.trainer is not None
+    batches = [batch(shape, lengths, number) for number in range(rounds + publication.WARM_UP)]
+    shares = tuple(100 * share for share in publication.stalls(side.trainer, batches, synchronise))
+    return Finding(f"{shape.name}, {SHARED}: stall of a publication, share of the step", shares, "%", most=STALL)
+
+
+def head() -> Iterator[Finding]:
+    """Log-probs and their gradient, from hidden states through the head, at the whole vocabulary."""
+    used = memory.peaks()
+    note = f"{memory.TOKENS:,} tokens, vocabulary {memory.VOCABULARY:,}, float32: {used['chunks']:,.0f} MiB at the peak"
+    yield Finding("log-probs in chunks: memory, of all at once", (used["chunks"] / used["whole"],), note=note)
+
+
+def shapes(options: argparse.Namespace) -> list[Shape]:
+    """That are measured here."""
+    if options.quick:
+        return [of.tiny(rows=8, tokens=100, groups=2)]
+    if not ON_GPU:
+        return [of.smollm2(options.layers)]
+    much = {"rows": 32, "tokens": 16384, "groups": 64, "sides": of.EVERY}
+    first = of.given(options.model, **much) if options.model else of.smollm2(30, **much)
+    return [first, of.qwen2(rows=16, tokens=8192, groups=32, sides=of.FEW)]
+
+
+def measure(options: argparse.Namespace) -> Leg:
+    """All of it."""
+    torch.set_num_threads(options.threads)
+    lengths, rounds = (("short",), 1) if options.quick else (options.lengths, options.rounds)
+    findings = list[Finding]()
+    for shape in shapes(options):
+        findings += measure_shape(shape, lengths, rounds)
+        gc.collect()
+        if ON_GPU:
+            torch.cuda.empty_cache()
+    if not options.quick:
+        findings += head()
+    where = torch.cuda.get_device_name() if ON_GPU else ""
+    return Leg("learner", machine(where), tuple(findings), TEXT.format(threads=torch.get_num_threads()))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--layers", type=int, default=LAYERS if torch.cuda.is_available() else 1)
-    parser.add_argument("--rounds", type=int, default=3, help="of each distribution")
-    parser.add_argument("--compile", action="store_true", help="ours with learner.compile")
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, help="on CUDA: directory of a model of about 135M, if not random weights")
+    parser.add_argument("--layers", type=int, default=1, help="on a CPU: of SmolLM2-135M's 30")
+    parser.add_argument("--lengths", nargs="+", choices=list(LENGTHS), default=[GSM8K, "even"])
+    parser.add_argument("--rounds", type=int, default=5, help="of each lengths")
     parser.add_argument(
-        "--threads", type=int, default=1, help="more only where nothing else runs: they wait for each other"
+        "--threads", type=int, default=1, help="on a CPU: more only where nothing else runs; they wait for each other"
     )
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    steps, vocabulary = sides(args.layers, args.compile), VOCABULARY * args.layers // LAYERS
-    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} thread(s)"
-    print(
-        f"{where}, {platform.machine()}, torch {torch.__version__}, transformers {transformers_version}; {args.layers} "
-        f"of {LAYERS} layers, vocabulary {vocabulary:,}; median of {args.rounds} rounds of {GROUPS} groups of "
-        f"{GROUP_SIZE}:\n"
-    )
-    print("| lengths | padding in the padded loop | layout | real tokens/s, of that loop | smallest and largest |")
-    print("|---|---|---|---|---|")
-    for name, draw in (("GSM8K", gsm8k()), ("uniform", uniform())):
-        speeds = compare(draw, steps, args.rounds, vocabulary)
-        drawn = [real_tokens(groups_of(draw, number + 1, vocabulary)) for number in range(args.rounds)]
-        padding = 1 - sum(real for real, _ in drawn) / sum(padded for _, padded in drawn)
-        for layout in ("packed", "shared_prompt"):
-            ratios = [a / b for a, b in zip(speeds[layout], speeds["padded"], strict=True)]
-            print(
-                f"| {name} | {padding:.0%} | {layout} | **{statistics.median(ratios):.2f}×** "
-                f"| {min(ratios):.2f} – {max(ratios):.2f} |",
-                flush=True,
-            )
-    used = memory.peaks()
-    print(
-        f"\nLog-probs and their gradient, {memory.TOKENS:,} tokens, vocabulary {memory.VOCABULARY:,}, float32, added "
-        f"at the peak: {used['whole']:,.0f} MiB whole, {used['chunks']:,.0f} MiB in chunks, "
-        f"**{used['chunks'] / used['whole']:.2f}** of it."
-    )
+    run("learner", measure, parser)
 
 
 if __name__ == "__main__":

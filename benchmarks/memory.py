@@ -1,7 +1,7 @@
-"""Peak memory of log-probs and their gradient, from hidden states through the head, whole and in chunks.
+"""Peak memory: of anything, and of log-probs and their gradient from hidden states on, whole and in chunks.
 
-Invariant: each figure is what one computation added to a process of its own, by the peak of its resident set on a CPU
-and by torch's allocator on a GPU. Refuses to know the model's body.
+Invariant: each figure is what one computation added to what there was, by the peak of the process's resident set on a
+CPU and by torch's allocator on a GPU; whole and chunks are each in a process of its own. Refuses to know the body.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -27,6 +28,20 @@ def peaks() -> dict[str, float]:
 def _alone(kind: str) -> str:
     command = [sys.executable, "-m", "benchmarks.memory", kind]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def added(work: Callable[[], object]) -> float:
+    """MiB that `work` adds at its peak, in this process. Linux, or CUDA; the allocator must give back what is freed."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated() / 2**20
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew at what is resident
+        before = _peak(device)
+    work()
+    return _peak(device) - before
 
 
 def measure(kind: str) -> float:
