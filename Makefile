@@ -135,7 +135,13 @@ format: $(DEV) ## mend style and format
 type: $(DEV) ## check types (mypy, strict)
 	@exec $(PY) -m mypy $(CODE)
 
-bench: $(RUNTIME) ## what the figures in README.md come from: the demo with three seeds
+bench: $(DEV) ## how near each leg is to its limit, as ratios: tables in benchmarks/README.md (LEGS="transport scale"; about an hour)
+	@exec $(PY) -m benchmarks $(if $(LEGS),--legs $(LEGS)) $(ARGS)
+
+bench-gpu: $(DEV) ## the legs that a GPU changes, on this machine's: LEGS="weights generator learner pipeline", MODEL=directory
+	@exec $(PY) -m benchmarks --gpu $(if $(LEGS),--legs $(LEGS)) $(if $(MODEL),--model $(MODEL)) $(ARGS)
+
+bench-demo: $(RUNTIME) ## the demo with three seeds, whose figures README.md tells (25 minutes)
 	@exec $(PY) -m benchmarks.demo $(ARGS)
 
 bench-cold-start: $(RUNTIME) ## from `make up` to the first optimizer step, phase by phase: benchmarks/cold-start.md (10 minutes)

@@ -20,7 +20,7 @@ import zstandard
 from prometheus_client import generate_latest
 from safetensors.numpy import save
 
-from broker import adapter, manifest
+from broker import adapter, delta, manifest
 from broker.audit import Answer, Excerpt, Sampling, Share, Span, Use, decode_note, encode_note
 from broker.card import decode_card, encode_card
 from broker.coursebook import Observation
@@ -28,7 +28,6 @@ from broker.documents import INDEX, indexed_weights
 from broker.errors import Malformed, Refused
 from broker.files import sha256
 from broker.fingerprint import model_hash
-from broker.freight import Shipment, decode_chunk, decode_shipment
 from broker.joining import Fingerprint, agree
 from broker.keys import Keys
 from broker.ledger import Entry
@@ -45,6 +44,7 @@ from broker.schema import (
     encode_ticket,
     tombstone,
 )
+from broker.shipment import Base, Shipment, decode_chunk, decode_shipment
 from consumer.checkpoint import Checkpoint
 from consumer.document import read_document
 from deploy.recipe import read
@@ -235,11 +235,19 @@ def decoders(folder: Path) -> list[Decoder]:
             [sealed],
             in_file("version/manifest.json", lambda path: manifest.read(path.parent, "fuzzed", 3)),
         ),
-        Decoder("shipment", [_shipment()], _ships),
+        Decoder("shipment", [_shipment(), _shipment(Base(policy_version=2, digest="d" * 64))], _ships),
         Decoder(
             "chunk of weights",
             [zstandard.ZstdCompressor(write_checksum=True).compress(bytes(range(256)) * 2)],
             lambda raw: _short(decode_chunk(raw, 1024)),
+        ),
+        Decoder(
+            "difference of weights",
+            [
+                delta.between(bytes(1024), bytes(n % 3 == 0 for n in range(1024))),
+                delta.between(bytes(1024), bytes(1024)),
+            ],
+            lambda raw: delta.lay(raw, bytearray(1024)),
         ),
         Decoder("checkpoint document", [json.dumps(document).encode()], lambda raw: _plain(read_document(raw))),
         Decoder(
@@ -283,15 +291,17 @@ def decoders(folder: Path) -> list[Decoder]:
     ]
 
 
-def _shipment() -> bytes:
+def _shipment(base: Base | None = None) -> bytes:
     entry = manifest.FileEntry(size=5000, sha256="c" * 64)
     of = manifest.Manifest(schema_version=1, run="fuzzed", policy_version=3, files={"tokenizer/a.json": entry})
-    return Shipment(schema_version=1, name="a" * 32, chunk_bytes=1024, manifest=of).model_dump_json().encode()
+    name = "a" * 32
+    found = Shipment(schema_version=2, name=name, chunk_bytes=1024, packed_bytes=7, manifest=of, base=base)
+    return found.model_dump_json().encode()
 
 
 def _ships(raw: bytes) -> None:
-    found = decode_shipment(raw, "fuzzed", 3)
-    for name, entry in found.files():
+    found = decode_shipment(raw, "fuzzed", 3, whole=b'"base":null' in raw)
+    for name, entry in found.manifest.files.items():
         assert Path("/folder").joinpath(name).resolve().is_relative_to("/folder")
         assert found.chunks_of(entry) * found.chunk_bytes >= entry.size
 

@@ -1,4 +1,4 @@
-"""`make bench`: the demo once for each seed, start to end as a user runs it, as a table in Markdown.
+"""`make bench-demo`: the demo once for each seed, start to end as a user runs it, as a table in Markdown.
 
 Invariant: each row is one whole run (model preparation, engine start and evaluations included), none is left out.
 Refuses to know how a run works: it reads what a run leaves on disk.

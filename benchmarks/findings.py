@@ -71,11 +71,13 @@ class Leg:
 
     def markdown(self) -> str:
         """Its section of a page."""
+        return f"## {self.name}\n\n{self.table()}"
+
+    def table(self) -> str:
+        """The machine, the findings, and what is said of them."""
         head = "| what | median | smallest and largest | rounds | asked for | met | |\n|---|---|---|---|---|---|---|"
         rows = "\n".join(finding.row() for finding in self.findings)
-        return f"## {self.name}\n\n{self.machine}\n\n{head}\n{rows}\n" + (
-            f"\n{self.text.strip()}\n" if self.text else ""
-        )
+        return f"{self.machine}:\n\n{head}\n{rows}\n" + (f"\n{self.text.strip()}\n" if self.text else "")
 
     def write(self, path: Path) -> None:
         """As JSON, for `read`."""

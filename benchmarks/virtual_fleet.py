@@ -94,7 +94,8 @@ class Fleet:
 
     def _start(self, warm: bool) -> None:
         self.names += 1
-        pod = Pod(TicketStream(self.client, self.client, self.keys, f"g{self.names}", ENDLESS, MOST_DELIVERIES))
+        name, leases = f"g{self.names}", (ENDLESS, MOST_DELIVERIES)
+        pod = Pod(TicketStream(self.client, self.client, self.keys, name, *leases, look_seconds=0.0))
         self.pods.append(pod)
         if warm:
             self._ready(pod)

@@ -7,6 +7,8 @@ Refuses to know what the files mean, where versions live and who reads them.
 from __future__ import annotations
 
 import errno
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
@@ -42,6 +44,25 @@ class Manifest(BaseModel):
     run: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
     policy_version: NonNegativeInt
     files: dict[Annotated[str, AfterValidator(_inside)], FileEntry]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Of its files, in bytes."""
+        return {name: entry.size for name, entry in self.files.items()}
+
+    @property
+    def digest(self) -> str:
+        """Of what the files hold, in hexadecimal."""
+        contents = "".join(f"{name}\0{entry.sha256}\n" for name, entry in sorted(self.files.items()))
+        return hashlib.sha256(contents.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A version on disk."""
+
+    folder: Path
+    manifest: Manifest
 
 
 def seal(folder: Path, run: str, version: int) -> Manifest:

@@ -20,13 +20,14 @@ import structlog
 
 from broker.errors import Malformed
 from broker.fence import Fence
-from broker.freight import Freight
+from broker.fetcher import Fetcher
 from broker.keys import Keys
-from broker.manifest import read, verify
+from broker.manifest import Stored, read, verify
 from broker.policy import PolicyStore
 from broker.policy_reader import PolicyReader
 from broker.scratch import Scratch
 from broker.settings import RecipeBase
+from broker.shipper import Shipper
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +36,7 @@ def writer(recipe: RecipeBase, client: redis.Redis, keys: Keys, fence: Fence) ->
     """The learner's, who has taken over by `fence`."""
     of, directory = recipe.policy, recipe.policy_directory
     if of.backend == "redis":
-        return ShippingStore(client, keys, directory, of.keep, of.lease_seconds, fence)
+        return ShippingStore(client, keys, directory, of.keep, of.lease_seconds, fence, of.spacing)
     return PolicyStore(client, keys, directory, of.keep, of.lease_seconds)
 
 
@@ -62,10 +63,11 @@ class ShippingStore(PolicyStore):
         keep: int,
         lease_seconds: float,
         fence: Fence,
+        anchor_every: int = 1,
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(client, keys, directory, keep, lease_seconds, clock)
-        self._freight, self._clean = Freight(client, keys, fence), False
+        self._freight, self._clean = Shipper(client, keys, fence, anchor_every), False
 
     def write(self, version: int, fill: Callable[[Path], None], *, replace: bool = False) -> Path:
         """As its base class does; returns once Redis has it, too. Raises `Behind` where Redis has lost a part."""
@@ -73,12 +75,12 @@ class ShippingStore(PolicyStore):
             self._freight.sweep()
             self._clean = True
         folder = super().write(version, fill, replace=replace)
-        self._freight.ship(folder, read(folder, self._keys.run, version))
+        self._ship(version)
         return folder
 
     def point(self, pipe: object, version: int) -> None:
         """As its base class does. What Redis has forgotten of our versions is there again before the pointer moves."""
-        there = self._freight.whole()
+        there = self._freight.available()
         for own in self.versions():
             if own <= version and own not in there:
                 self._ship_again(own, needed=own == version)
@@ -95,8 +97,22 @@ class ShippingStore(PolicyStore):
     def open(self, version: int) -> Path:
         """As its base class does; Redis has it then."""
         folder = self._checked(version)
-        self._freight.ship(folder, read(folder, self._keys.run, version))
+        self._ship(version)
         return folder
+
+    def _ship(self, version: int) -> None:
+        self._freight.ship(self._stored(version), self._earlier(version))
+
+    def _earlier(self, version: int) -> Stored | None:
+        own = max((own for own in self.versions() if own < version), default=None)
+        try:
+            return None if own is None else self._stored(own)
+        except Malformed as damage:
+            log.warning("an older policy version is damaged", version=own, damage=str(damage))
+            return None
+
+    def _stored(self, version: int) -> Stored:
+        return Stored(self.path(version), read(self.path(version), self._keys.run, version))
 
     def _unread(self, candidates: list[int]) -> list[int]:
         unread = super()._unread(candidates)
@@ -105,8 +121,7 @@ class ShippingStore(PolicyStore):
 
     def _remove(self, versions: list[int]) -> None:
         super()._remove(versions)
-        for strange in sorted(self._freight.versions() - set(self.versions())):
-            self._freight.retire(strange)
+        self._freight.keep_only(set(self.versions()))
 
 
 class FetchingReader(PolicyReader):
@@ -116,8 +131,8 @@ class FetchingReader(PolicyReader):
         self, client: redis.Redis, keys: Keys, lease_seconds: float, clock: Callable[[], float] = time.time
     ) -> None:
         super().__init__(client, keys, lease_seconds, clock)
-        self._freight, self._scratch = Freight(client, keys), Scratch(f"headrace-{keys.run}")
-        self._loaded: Path | None = None
+        self._freight, self._scratch = Fetcher(client, keys), Scratch(f"headrace-{keys.run}")
+        self._loaded: Stored | None = None
         self._lock, self._closed = threading.Lock(), threading.Event()
         self._reader = ""  # who leases
 
@@ -131,7 +146,8 @@ class FetchingReader(PolicyReader):
                 self._keep_loaded()
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir()
-                self._freight.fetch(version, folder, self._carry_on(version))
+                held = self._loaded if self._loaded is not None and self._loaded.folder != folder else None
+                self._freight.fetch(version, folder, self._carry_on(version), held)
         return folder
 
     def lease(self, reader: str, version: int) -> None:
@@ -154,7 +170,8 @@ class FetchingReader(PolicyReader):
 
     def loaded(self, version: int) -> None:
         """What was loaded before is removed."""
-        self._loaded = self._folder(version)
+        folder = self._folder(version)
+        self._loaded = Stored(folder, read(folder, self._keys.run, version))
         self._keep_loaded()
 
     def close(self) -> None:
@@ -168,7 +185,7 @@ class FetchingReader(PolicyReader):
 
     def _keep_loaded(self) -> None:
         for other in self._scratch.path.glob("v*"):
-            if other != self._loaded:
+            if self._loaded is None or other != self._loaded.folder:
                 shutil.rmtree(other)
 
     def _holds(self, folder: Path, version: int) -> bool:

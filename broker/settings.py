@@ -125,7 +125,18 @@ class PolicySettings(Section):
     )
     dtype: Literal["float32", "bfloat16"] = "float32"
     keep: int = Field(2, ge=2, description="newest versions that are never pruned")
+    anchor_every: int = Field(
+        16,
+        ge=1,
+        description="redis and bfloat16: versions from one that travels whole to the next; of those between, what "
+        "differs from the one before; 1: all travel whole",
+    )
     lease_seconds: float = Field(120.0, gt=0, description="how long a version stays after its reader was last heard of")
+
+    @property
+    def spacing(self) -> int:
+        """Of versions that travel whole; all do where nearly every number differs from step to step (float32)."""
+        return self.anchor_every if self.backend == "redis" and self.dtype == "bfloat16" else 1
 
 
 class SamplingSettings(Section):

@@ -21,9 +21,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from broker.errors import Refused
-from broker.freight import CHUNK_BYTES
 from broker.ledger import DEAD_LETTER_BYTES, DEAD_LETTER_REASON, DEAD_LETTERS
 from broker.schema import MAX_COMPONENTS, MAX_NAME_BYTES
+from broker.shipper import CHUNK_BYTES, DELTAS_SHARE
 from consumer.evaluation import AT_ONCE
 from consumer.settings import LearnerRecipe
 
@@ -115,6 +115,8 @@ def most(recipe: LearnerRecipe, weights: int | None = None) -> int:
     entries = groups * _entry(train) + evaluations * _entry(evaluation) + kept
     buffers = min(REPLY, groups) * train + min(REPLY, evaluations) * evaluation
     shipped = versions(recipe) * (version_bytes(recipe) if weights is None else weights)
+    if recipe.policy.spacing > 1:  # beside each that is whole, the differences since
+        shipped += int(DELTAS_SHARE * shipped)
     sent = IN_FLIGHT if shipped else 0
     return BASE + int(ALLOCATOR * (entries + buffers + shipped + sent))
 

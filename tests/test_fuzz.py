@@ -35,6 +35,7 @@ NAMES = (
         "manifest",
         "shipment",
         "chunk of weights",
+        "difference of weights",
         "checkpoint document",
     ),
     *("checkpoint state", "recipe", "weight index", "model configuration"),

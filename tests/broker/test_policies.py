@@ -18,7 +18,8 @@ import pytest
 import redis as redis_library
 import zstandard
 
-from broker import freight as freight_module
+from broker import fetcher as fetcher_module
+from broker import shipper as shipper_module
 from broker.embedded import EmbeddedServer
 from broker.errors import Behind, Fenced, Malformed, Refused
 from broker.fence import Fence
@@ -26,17 +27,19 @@ from broker.freight import Freight
 from broker.keys import Keys
 from broker.policies import FetchingReader, ShippingStore
 from broker.scratch import Scratch
+from broker.shipment import decode_chunk, version_of
+from broker.shipper import Shipper
 from tests.clock import Clock
 from tests.system.pipeline import wait_until
 
 LEASE_SECONDS = 30.0
-ROOT = Path(freight_module.__file__).parents[1]
+ROOT = Path(shipper_module.__file__).parents[1]
 SMALL = 1 << 10  # bytes of a chunk in these tests: a version has several
 
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(Freight.ship, "__defaults__", (SMALL,))
+    monkeypatch.setattr(Shipper.__init__, "__defaults__", (1, SMALL, SMALL))
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
 
@@ -55,7 +58,7 @@ def fence(redis: redis_library.Redis, keys: Keys) -> Fence:
 
 @pytest.fixture
 def store(redis: redis_library.Redis, keys: Keys, tmp_path: Path, fence: Fence, clock: Clock) -> ShippingStore:
-    return ShippingStore(redis, keys, tmp_path / "policy", 2, LEASE_SECONDS, fence, clock)
+    return ShippingStore(redis, keys, tmp_path / "policy", 2, LEASE_SECONDS, fence, clock=clock)
 
 
 @pytest.fixture
@@ -93,6 +96,16 @@ def point(store: ShippingStore, redis: redis_library.Redis, version: int) -> Non
 def content(folder: Path) -> dict[str, bytes]:
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return {name: path.read_bytes() for name, path in found.items() if name != "manifest.json"}
+
+
+def versions(redis: redis_library.Redis, keys: Keys) -> set[int | None]:
+    names: Any = redis.hkeys(keys.weights)
+    return set(map(version_of, names))
+
+
+def chunks_of(redis: redis_library.Redis, keys: Keys, *of: int) -> int:
+    found = [Freight(redis, keys).shipment(version) for version in of]
+    return sum(shipment.chunks for shipment in found if shipment is not None)
 
 
 def chunks(redis: redis_library.Redis, keys: Keys) -> list[bytes]:
@@ -224,7 +237,7 @@ def other_version(redis: redis_library.Redis, keys: Keys) -> None:
     ("damage", "said"),
     [
         (flip, "chunk 3 of policy version 0 is damaged"),
-        (swap, "of policy version 0 is not what was shipped"),
+        (swap, "policy version 0 is not what was shipped"),
         (no_frame, "chunk 3 of policy version 0 is damaged"),
         (bomb, "chunk 3 of policy version 0 is larger than it says"),
         (no_document, "shipment of policy version 0 cannot be read"),
@@ -269,7 +282,7 @@ def test_what_is_pruned_leaves_redis_as_well(
     publish(store, redis, 0, 1, 2, 3)
     a_version = len(chunks(redis, keys)) // 4
     assert store.prune(protected={1}) == [0]
-    assert Freight(redis, keys).versions() == {1, 2, 3}
+    assert versions(redis, keys) == {1, 2, 3}
     assert len(chunks(redis, keys)) == 3 * a_version
     with pytest.raises(FileNotFoundError):
         reader.open(0)
@@ -296,13 +309,13 @@ def test_a_lease_is_renewed_while_its_version_is_fetched(
     publish(store, redis, 0)
     reader = FetchingReader(redis, keys, LEASE_SECONDS, clock)
     reader.lease("slow", 0)
-    decode = freight_module.decode_chunk
+    decode = decode_chunk
 
     def slowly(raw: bytes, longest: int) -> bytes:
         clock.now += LEASE_SECONDS / 2
         return decode(raw, longest)
 
-    monkeypatch.setattr(freight_module, "decode_chunk", slowly)
+    monkeypatch.setattr(fetcher_module, "decode_chunk", slowly)
     began = clock.now
     reader.open(0)
     assert clock.now > began + 2 * LEASE_SECONDS
@@ -317,14 +330,14 @@ def test_a_reader_that_is_closed_while_it_fetches_leaves_nothing(
     publish(store, redis, 0)
     reader = FetchingReader(redis, keys, LEASE_SECONDS)
     fetching, closing = threading.Event(), threading.Event()
-    decode = freight_module.decode_chunk
+    decode = decode_chunk
 
     def wait(raw: bytes, longest: int) -> bytes:
         fetching.set()
         closing.wait(20)
         return decode(raw, longest)
 
-    monkeypatch.setattr(freight_module, "decode_chunk", wait)
+    monkeypatch.setattr(fetcher_module, "decode_chunk", wait)
     with ThreadPoolExecutor(2) as pool:
         opened = pool.submit(reader.open, 0)
         assert fetching.wait(20)
@@ -387,7 +400,7 @@ def test_an_older_version_that_is_damaged_stops_no_publication(
     (store.path(0) / "config.json").write_text("{}")
     redis.delete(*chunks(redis, keys))
     publish(store, redis, 2)
-    assert Freight(redis, keys).whole() == {1, 2}
+    assert store._freight.available() == {1, 2}
 
 
 def test_a_shipment_that_cannot_be_read_takes_its_chunks_with_it(
@@ -395,9 +408,9 @@ def test_a_shipment_that_cannot_be_read_takes_its_chunks_with_it(
 ) -> None:
     publish(store, redis, 0, 1, 2)
     raw: Any = redis.hget(keys.weights, "0")
-    redis.hset(keys.weights, "0", raw.replace(b'"schema_version":1', b'"schema_version":2'))
+    redis.hset(keys.weights, "0", raw.replace(b'"schema_version":2', b'"schema_version":9'))
     assert store.prune() == [0]
-    assert len(chunks(redis, keys)) == sum(Freight(redis, keys).shipment(v).chunks for v in (1, 2))
+    assert len(chunks(redis, keys)) == chunks_of(redis, keys, 1, 2)
 
 
 @pytest.mark.parametrize("moment", ["freight.retired", "freight.appeared"])
@@ -413,7 +426,7 @@ def test_what_was_given_up_and_not_yet_removed_is_swept(
             raise InterruptedError
 
     with monkeypatch.context() as patched:
-        patched.setattr(freight_module, "reached", die)
+        patched.setattr(shipper_module, "reached", die)
         with pytest.raises(InterruptedError):
             store.prune() if moment == "freight.retired" else store.write(3, weights(33), replace=True)
     assert redis.hlen(keys.shipments) == 1
@@ -422,9 +435,8 @@ def test_what_was_given_up_and_not_yet_removed_is_swept(
     successor = ShippingStore(redis, keys, store.directory, 2, LEASE_SECONDS, fence)
     successor.write(4, weights(4))
     assert redis.hlen(keys.shipments) == 0
-    versions = Freight(redis, keys).versions()
-    assert versions == set(store.versions())
-    assert len(chunks(redis, keys)) == sum(Freight(redis, keys).shipment(v).chunks for v in versions)
+    assert versions(redis, keys) == set(store.versions())
+    assert len(chunks(redis, keys)) == chunks_of(redis, keys, *store.versions())
 
 
 # -- who dies, and what is lost ---------------------------------------------------------------------------------------
@@ -437,8 +449,8 @@ import redis
 from broker.fence import Fence
 from broker.keys import Keys
 from broker.policies import ShippingStore
-from broker.freight import Freight
-Freight.ship.__defaults__ = (1024,)
+from broker.shipper import Shipper
+Shipper.__init__.__defaults__ = (1, 1024, 1024)
 client, keys = redis.Redis(port=int(sys.argv[1])), Keys(sys.argv[2])
 fence = Fence(client, keys)
 fence.take_over()
@@ -455,8 +467,7 @@ def test_a_writer_killed_at_any_moment_leaves_no_half_and_no_litter(
     command = [sys.executable, "-c", WRITER, str(redis_server.port), keys.run, str(directory)]
     killed = subprocess.run(command, env={**os.environ, "HEADRACE_POINT": f"{point}:KILL"}, cwd=ROOT)
     assert killed.returncode == -signal.SIGKILL
-    there = Freight(redis, keys).versions()
-    assert there == ({1} if point.startswith("freight.appeared") else set())
+    assert versions(redis, keys) == ({1} if point.startswith("freight.appeared") else set())
     fence = Fence(redis, keys)
     fence.take_over()
     store = ShippingStore(redis, keys, directory, 2, LEASE_SECONDS, fence)
@@ -469,7 +480,7 @@ def test_a_writer_killed_at_any_moment_leaves_no_half_and_no_litter(
         assert content(reader.open(version)) == content(store.path(version))
     reader.close()
     assert redis.hlen(keys.shipments) == 0
-    assert len(chunks(redis, keys)) == sum(Freight(redis, keys).shipment(v).chunks for v in (1, 2))
+    assert len(chunks(redis, keys)) == chunks_of(redis, keys, 1, 2)
 
 
 def test_a_predecessor_that_wakes_up_changes_nothing(
@@ -482,7 +493,7 @@ def test_a_predecessor_that_wakes_up_changes_nothing(
     with pytest.raises(Fenced):
         store.write(1, weights(1))
     assert redis.hgetall(keys.weights) == before
-    assert len(chunks(redis, keys)) == Freight(redis, keys).shipment(0).chunks
+    assert len(chunks(redis, keys)) == chunks_of(redis, keys, 0)
 
 
 def test_redis_that_forgets_in_the_middle_of_an_upload_is_noticed(
@@ -494,7 +505,7 @@ def test_redis_that_forgets_in_the_middle_of_an_upload_is_noticed(
         if label == "freight.chunk":
             redis.delete(*chunks(redis, keys))  # its last second, of which the mark was no part
 
-    monkeypatch.setattr(freight_module, "reached", forget)
+    monkeypatch.setattr(shipper_module, "reached", forget)
     with pytest.raises(Behind, match="lost a part"):
         store.write(1, weights(1))
 
@@ -563,7 +574,7 @@ def test_a_folder_of_a_process_that_was_killed_goes_with_the_next_one(tmp_path: 
         "print(s.path, flush=True); time.sleep(600)"
     )
     environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
-    root = Path(freight_module.__file__).parents[1]
+    root = Path(shipper_module.__file__).parents[1]
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment, cwd=root
     )

@@ -36,7 +36,8 @@ MODES = {
     "strict, bound 2": f"{STRICT} --run.max_staleness 2 --learner.pipeline_depth 2 --learner.curriculum target",
     "ready, bound 6": "--learner.order ready --run.max_staleness 6 --learner.pipeline_depth 2",
     "strict, weights in Redis": f"""{STRICT} --run.max_staleness 2 --learner.pipeline_depth 2
-        --learner.curriculum target --policy.backend redis""",  # else as at bound 2, whose weights these have to be
+        --learner.curriculum target --policy.backend redis --policy.dtype bfloat16 --policy.anchor_every 3
+        --learner.learning_rate 1e-5""",  # so that what travels are mostly differences
 }
 BOUNDS = {"strict, bound 0": 0, "strict, bound 2": 2, "ready, bound 6": 6, "strict, weights in Redis": 2}
 Weights = dict[str, torch.Tensor]
@@ -200,6 +201,9 @@ class Cell:
         assert sorted({line["step"] for line in steps}) == list(range(1, STEPS + 1))
         assert max(line["staleness_max"] for line in steps) <= BOUNDS[self.mode]
         assert {line["eval"]["label"] for line in lines if "eval" in line} == {"start", "periodic", "end"}
+        if self.run.client.hlen(self.run.keys.weights) and self.event is None:
+            shipped: Any = self.run.client.hkeys(self.run.keys.weights)
+            assert any(name.endswith(b".delta") for name in shipped), "all of them travelled whole"
         weights = load_file(self.run.run_folder / "model" / "model.safetensors")
         return Outcome(seconds, train.verdicts["trained"], train.verdicts.get("stale", 0), self.restarts, 0, weights)
 
