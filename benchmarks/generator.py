@@ -101,6 +101,10 @@ async def _against_bare(one: Rig, of: Load) -> tuple[list[Sampled], list[Sampled
         ours.append(await one.ours(tickets))
         bare.append(await one.bare(tickets))
         _say(f"round {number}", ours=ours[-1], bare=bare[-1])
+        counts = ours[-1].tokens, bare[-1].tokens
+        assert max(counts) <= 1.02 * min(counts), (
+            f"the same seeds should give the same answers, but for batching: {counts}"
+        )
     return ours[1:], bare[1:]
 
 
@@ -141,15 +145,14 @@ def measure(options: argparse.Namespace) -> Leg:
         for name, part in (("one", bench.one_engine), ("processes", bench.processes)):
             if options.part in ("all", name):
                 findings += asyncio.run(part())
-    return Leg(NAME, machine(torch.cuda.get_device_name() if cuda else ""), tuple(findings), _text(of, cuda))
+    return Leg(NAME, machine(torch.cuda.get_device_name() if cuda else ""), tuple(findings), _text(of, bench.model))
 
 
-def _text(of: Load, cuda: bool) -> str:
-    whose = "SmolLM2-135M's shape, random weights" if cuda else "SmolLM2-135M-Instruct, one thread of the engine's"
+def _text(of: Load, model: Path) -> str:
     return (
-        f"{whose}; groups of {of.group_size} answers of up to {of.max_tokens} tokens, {of.slots} groups at once for "
-        f"each generator and for bare AsyncLLM, {max(of.engines) * of.slots} for the plain one. Tokens are counted as "
-        "they came."
+        f"{model.name}, groups of {of.group_size} answers of up to {of.max_tokens} tokens; {of.slots} groups at once "
+        f"for each generator and for bare AsyncLLM, {max(of.engines) * of.slots} for the plain one. Tokens are counted "
+        "as they came."
     )
 
 

@@ -72,7 +72,8 @@ class Desk:
         """All that is out, which is forgotten then. Raises `AssertionError` for a group that failed."""
         entries: Any = self.client.xrange(self._stream)
         groups = [decode_group(fields[b"payload"]) for _, fields in entries]
-        assert not [group.failed for group in groups if group.failed]
+        failed = [group.failed for group in groups if group.failed]
+        assert not failed, f"{len(failed)} of {len(groups)} groups have failed: {failed[0]}"
         self.client.xtrim(self._stream, maxlen=0)
         tokens = sum(group.completion_tokens for group in groups)
         return Arrived(tokens, added_at(entries[-1][0]), frozenset(group.generator for group in groups))

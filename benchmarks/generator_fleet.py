@@ -28,7 +28,7 @@ from producer.__main__ import ProcessRecipe
 from producer.turn import devices, turn
 from producer.vllm_arguments import set_environment
 
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.2  # when a group came Redis knows
 STOP_SECONDS = 60.0
 
 

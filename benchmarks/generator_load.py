@@ -149,8 +149,9 @@ def _invented(folder: Path) -> Path:
     tiny, made = prepare("random:llama-tiny", folder), folder / "smollm2-shape"
     made.mkdir()
     tokenizer = json.loads((tiny / "tokenizer.json").read_text(encoding="utf-8"))
-    special = {token["id"] for token in tokenizer["added_tokens"]}
-    tokenizer["model"]["vocab"] |= {f"word{i}": i for i in range(max(special) + 1, VOCABULARY)}
+    special = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
+    words = {f"word{i}": i for i in range(max(special.values()) + 1, VOCABULARY)}
+    tokenizer["model"]["vocab"] |= special | words  # else the special ones come last, under other numbers
     (made / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
     for name in ("tokenizer_config.json", "chat_template.jinja"):
         if (tiny / name).is_file():

@@ -7,6 +7,7 @@ flight, and begin with an empty prefix cache; tokens are counted as they came. R
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -29,7 +30,7 @@ from producer.verify import VerifierPool
 from producer.vllm_arguments import sampling_parameters
 from producer.vllm_engine import VllmEngine
 
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.2  # when a group came Redis knows
 
 
 class TimedEngine(VllmEngine):
@@ -157,6 +158,8 @@ async def rig(recipe: ProcessRecipe) -> AsyncIterator[Rig]:
         try:
             await verifiers.start()
             await engine.start()
+            gc.collect()
+            gc.freeze()  # as `producer.__main__` does
             await engine.refresh(desk.policy.open(0), 0)
             yield Rig(recipe, desk, engine, asked, verifiers)
         finally:
