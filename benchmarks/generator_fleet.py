@@ -7,6 +7,7 @@ sleeps. Refuses to know what is made of it.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import subprocess
 import sys
@@ -148,10 +149,13 @@ async def plain(recipe: ProcessRecipe, of: Load) -> AsyncIterator[Plain]:
     """Up and warm."""
     set_environment(recipe.generator.threads)
     os.environ.pop("VLLM_USE_FLASHINFER_SAMPLER", None)  # its own choice: it samples without seeds
+    from vllm import envs
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform
     from vllm.v1.engine.async_llm import AsyncLLM
 
+    envs.disable_envs_cache()  # what an engine of ours may have left in this process
+    gc.unfreeze()
     settings, on_cpu = recipe.generator, bool(current_platform.is_cpu())
     arguments: dict[str, Any] = {"gpu_memory_utilization": of.plain_share, "dtype": settings.dtype}
     if on_cpu:

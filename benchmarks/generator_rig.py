@@ -112,7 +112,7 @@ class Rig:
 
     async def _forget(self) -> None:
         """A prefix of an earlier round is no longer known."""
-        assert await self.engine._llm.reset_prefix_cache()
+        await self.engine._llm.reset_prefix_cache()
 
     async def _until(self, running: asyncio.Task[None], seen: Callable[[], bool]) -> None:
         while not seen():
