@@ -23,7 +23,7 @@ Tensors = Iterable[tuple[str, torch.Tensor]]
 
 PLAIN = {"UnquantizedLinearMethod", "UnquantizedEmbeddingMethod"}  # what becomes of these weights is known here
 UNTOUCHED = {"Attention"}  # has a step after loading, and nothing to do in it where nothing is quantised
-MOST_BYTES = 16 << 30  # of host memory, a worker
+MOST_BYTES = 8 << 30  # of host memory, for each worker
 DEFERRING = "online_process_loader"  # what vLLM's reload puts before a weight's own loader
 PACKED = "cpu_linear"  # vLLM's name for a layer's product with what it has packed
 
@@ -32,9 +32,9 @@ class Spare:
     """Of a worker's `model` on `device`."""
 
     def __init__(self, model: Module, device: torch.device, eager: bool) -> None:
-        self._model, self._device = model, device
+        self._model, self._device, self._eager = model, device, eager
         self._names: set[str] = set()  # that a complete set has
-        self.unfit = _peculiar(model, device, eager) or "not tried yet"
+        self.unfit = "not tried yet"
         self._twins: list[tuple[Module, Module]] = []
         self._filling: threading.Thread | None = None
         self._failure = ""
@@ -42,12 +42,12 @@ class Spare:
 
     def prove(self, tensors: Tensors) -> None:
         """Fill it with what the model holds now and compare: from then on it is trusted, or `unfit` says why not."""
-        if self.unfit != "not tried yet":
-            return
         try:
-            self._names = self._fill(tensors, strange=True)
-            self.unfit = _different(self._twins)
-        except Exception as error:  # a model class that loads in a way of its own
+            self.unfit = _peculiar(self._model, self._device, self._eager)
+            if not self.unfit:
+                self._names = self._fill(tensors, strange=True)
+                self.unfit = _different(self._twins)
+        except Exception as error:  # a model that loads in a way of its own, or a vLLM that reloads in another
             self.unfit = f"{type(error).__name__}: {error}"[:300]
         self._twins = []
 
@@ -153,16 +153,22 @@ def _twin(
     return twin
 
 
-def _empty(module: Module, twin: Module, name: str, live: Parameter, *, pinned: bool) -> Parameter:
-    """Host memory for a weight in the layout in which it is loaded, and what loads it."""
+def _layout(module: Module, name: str, live: Parameter) -> Any:
+    """A weight as it is loaded, before it is packed or processed: shape, class, and what loads it."""
     from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+
+    return get_layerwise_info(module).restore_metadata[0].get(name, live)
+
+
+def _empty(module: Module, twin: Module, name: str, live: Parameter, *, pinned: bool) -> Parameter:
+    """Host memory for a weight, in the layout in which it is loaded."""
     from vllm.model_executor.model_loader.reload.sanitize import restore_layer_refs
 
-    loaded: Any = get_layerwise_info(module).restore_metadata[0].get(name, live)
+    layout = _layout(module, name, live)
     made: Any = torch.empty_strided(
-        tuple(loaded.size()), loaded.stride(), dtype=loaded.dtype, device="cpu", pin_memory=pinned
+        tuple(layout.size()), layout.stride(), dtype=layout.dtype, device="cpu", pin_memory=pinned
     )
-    made.__class__, made.__dict__ = loaded.__class__, loaded.__dict__.copy()
+    made.__class__, made.__dict__ = layout.__class__, layout.__dict__.copy()
     made = restore_layer_refs(made, twin)
     loader: Any = getattr(made, "weight_loader", None)
     while getattr(loader, "__name__", "") == DEFERRING:  # left there by an earlier reload, it would load nothing
@@ -174,7 +180,8 @@ def _peculiar(model: Module, device: torch.device, eager: bool) -> str:
     """Why this model has no spare set; empty if it may have one."""
     if device.type == "cpu" and not eager:
         return "a compiled model on a CPU keeps its packed weights to itself"
-    size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    layouts = [_layout(module, *weight) for module in model.modules() for weight in _own(module)]
+    size = sum(layout.numel() * layout.element_size() for layout in layouts)
     if size > MOST_BYTES:
         return f"{size >> 30} GiB of weights are too many to keep twice"
     for name, module in model.named_modules():
