@@ -54,6 +54,8 @@ class Fleet:
     group_seconds: Callable[[], float]
     answered: Callable[[], None]
     published: list[float]  # when each policy version was
+    completions: int = 2  # of a group
+    tokens: int = 1  # of a completion
     pods: list[Pod] = field(default_factory=list)
     names: int = 0
 
@@ -92,7 +94,8 @@ class Fleet:
 
     def _start(self, warm: bool) -> None:
         self.names += 1
-        pod = Pod(TicketStream(self.client, self.client, self.keys, f"g{self.names}", ENDLESS, MOST_DELIVERIES))
+        name, leases = f"g{self.names}", (ENDLESS, MOST_DELIVERIES)
+        pod = Pod(TicketStream(self.client, self.client, self.keys, name, *leases, look_seconds=0.0))
         self.pods.append(pod)
         if warm:
             self._ready(pod)
@@ -151,9 +154,13 @@ class Fleet:
         if pod.state == "gone":
             return
         del pod.jobs[claim.entry_id]
-        spans, best = (VersionSpan(oldest, 0, 1),), float(self.chance.random() >= self.shape.degenerate)
-        rollouts = tuple(Rollout(PROMPT, np.zeros(1, np.float32), spans, reward) for reward in (0.0, best))
-        ticket = claim.ticket
-        pod.stream.publish(claim, RolloutGroup(ticket.ticket_id, "train", ticket.problem, PROMPT, rollouts))
+        pod.stream.publish(claim, self._group(claim, oldest))
         self._claim(pod)
         self.answered()
+
+    def _group(self, claim: Claim, oldest: int) -> RolloutGroup:
+        ticket, best = claim.ticket, float(self.chance.random() >= self.shape.degenerate)
+        tokens, logprobs = np.ones(self.tokens, np.int32), np.zeros(self.tokens, np.float32)
+        spans, rewards = (VersionSpan(oldest, 0, self.tokens),), ((0.0, best)[n % 2] for n in range(self.completions))
+        rollouts = tuple(Rollout(tokens, logprobs, spans, reward) for reward in rewards)
+        return RolloutGroup(ticket.ticket_id, "train", ticket.problem, PROMPT, rollouts)

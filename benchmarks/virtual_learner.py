@@ -19,7 +19,7 @@ from broker.keys import Keys
 from broker.ledger import Ledger
 from broker.policy import PolicyStore
 from broker.streams import RolloutStream, create_groups
-from consumer.buffer import Bound, Held, StalenessBuffer, Wait
+from consumer.buffer import Bound, Held, Order, StalenessBuffer, Wait
 from consumer.dispatch import Dispatch
 from consumer.tickets import Flow
 
@@ -37,6 +37,7 @@ class VirtualLearner:
     agenda: Agenda
     step_seconds: Callable[[], float]
     issued: Callable[[], None]
+    order: Order = "ready"
     step: int = 0
     version: int = 0
     waited: float = 0.0  # seconds, the present wait not counted
@@ -54,7 +55,7 @@ class VirtualLearner:
         ledger.fence.take_over()
         flow = Flow(self.shape.capacity, self.shape.groups_per_step, ENDLESS, problems=1000, seed=0)
         self.dispatch = Dispatch(ledger, PolicyStore(self.client, self.keys, self.folder, 2, 60.0), flow)
-        self.buffer = StalenessBuffer("ready")
+        self.buffer = StalenessBuffer(self.order)
         self.rollouts = RolloutStream(self.client, self.client, self.keys)
         self._upload()
         self.dispatch.open(0)

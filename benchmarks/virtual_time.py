@@ -37,6 +37,10 @@ class Agenda:
     def run(self, until: float) -> None:
         """Let happen what is planned until then."""
         while self._events and self._events[0][0] <= until:
-            self.now, _, happen = heapq.heappop(self._events)
-            happen()
+            self.next()
         self.now = until
+
+    def next(self) -> None:
+        """Let happen what comes next. Raises `IndexError` if nothing is planned."""
+        self.now, _, happen = heapq.heappop(self._events)
+        happen()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -109,12 +109,12 @@ class Ledger:
         yield pipe
         self.fence.execute(pipe.command_stack, known)
 
-    def issue(self, pipe: Any, tickets: Iterable[Ticket]) -> None:
+    def issue(self, pipe: Any, tickets: Sequence[Ticket]) -> None:
         """Add tickets to the stream and to the books."""
         now = self._clock()
-        for ticket in tickets:
-            self._open(pipe, ticket, now)
-            pipe.hincrby(self._books, "issued", 1)
+        if tickets:
+            self._open(pipe, dict.fromkeys(tickets, now))
+            pipe.hincrby(self._books, "issued", len(tickets))
 
     def requests(self, count: int) -> list[str]:
         """Ids of tickets whose problems somebody wants issued again (`make dead-letters`), at most `count`."""
@@ -126,7 +126,7 @@ class Ledger:
         if count:
             pipe.ltrim(self._keys.requeue, count, -1)
 
-    def rewrite(self, pipe: Any, page: Page, tickets: Iterable[Ticket]) -> None:
+    def rewrite(self, pipe: Any, page: Page, tickets: Sequence[Ticket]) -> None:
         """Begin the books and streams of this kind anew from `page`, whose open tickets are `tickets`."""
         for stream, group in self._keys.streams(self.kind).values():
             pipe.delete(stream)
@@ -134,12 +134,14 @@ class Ledger:
         pipe.delete(self._books, self._unsettled, *(self._keys.since_checkpoint() if self.kind == "train" else []))
         if page.counters:
             pipe.hset(self._books, mapping=dict(page.counters))
-        for ticket in tickets:
-            self._open(pipe, ticket, page.unsettled[ticket.ticket_id].issued_at)
+        if tickets:
+            self._open(pipe, {ticket: page.unsettled[ticket.ticket_id].issued_at for ticket in tickets})
 
-    def _open(self, pipe: Any, ticket: Ticket, issued_at: float) -> None:
-        pipe.hset(self._unsettled, ticket.ticket_id, Open(ticket.min_policy_version, issued_at).encode())
-        pipe.xadd(self._keys.tickets(self.kind), {"ticket_id": ticket.ticket_id, "payload": encode_ticket(ticket)})
+    def _open(self, pipe: Any, issued_at: Mapping[Ticket, float]) -> None:
+        opened = {t.ticket_id: Open(t.min_policy_version, at).encode() for t, at in issued_at.items()}
+        pipe.hset(self._unsettled, mapping=opened)
+        for ticket in issued_at:
+            pipe.xadd(self._keys.tickets(self.kind), {"ticket_id": ticket.ticket_id, "payload": encode_ticket(ticket)})
 
     def cut(self) -> Cut:
         """The books of all kinds as they are now."""

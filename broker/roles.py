@@ -59,9 +59,7 @@ def generator(keys: Keys) -> list[Grant]:
     return [
         Grant((*CONNECTION, "script|load", "subscribe", "unsubscribe"), channels=(keys.policy,)),
         Grant(SCRIPTS, (tickets, rollouts, keys.late, keys.policy_leases)),
-        Grant(
-            ("xgroup|create", "xreadgroup", "xautoclaim", "xpending", "xrange", "xclaim", "xack", "xdel"), (tickets,)
-        ),
+        Grant(("xgroup|create", "xreadgroup", "xpending", "xrange", "xclaim", "xack", "xdel"), (tickets,)),
         Grant(("xgroup|create", "xadd"), (rollouts,)),
         Grant(("incr",), (keys.late,)),
         Grant(("xadd",), (keys.audit,)),

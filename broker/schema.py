@@ -6,9 +6,10 @@ Invariant: `decode` returns a value that satisfies every length, range and finit
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from math import isfinite
 from typing import Any, Literal
 
 import msgpack
@@ -22,6 +23,8 @@ SCHEMA_VERSION = 2
 MAX_PAYLOAD_BYTES = 64 << 20
 MAX_COMPONENTS, MAX_NAME_BYTES = 32, 64  # of the reward of a rollout
 LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+
+INT, FLOAT = np.dtype("<i4"), np.dtype("<f4")  # on the wire
 
 Kind = Literal["train", "eval"]
 KINDS: tuple[Kind, ...] = ("eval", "train")  # evaluation first: it is small and somebody looks at it
@@ -106,6 +109,11 @@ class RolloutGroup:
     failed: str = ""
     sample_seconds: float = 0.0
 
+    @cached_property
+    def wire(self) -> bytes:
+        """As it travels: encoded once, however often it is looked at. Raises `ValueError` for what is no text."""
+        return encode_group(self)
+
     @property
     def rewards(self) -> Floats:
         """(G,) float32."""
@@ -116,15 +124,15 @@ class RolloutGroup:
         """All rewards equal: nothing to learn from a comparison."""
         return len({r.reward for r in self.rollouts}) <= 1
 
-    @property
+    @cached_property
     def oldest_version(self) -> int:
         """The oldest policy version that produced a token of the group."""
-        return min(r.oldest_version for r in self.rollouts)
+        return min(span.policy_version for r in self.rollouts for span in r.spans)
 
-    @property
+    @cached_property
     def newest_version(self) -> int:
         """The newest one."""
-        return max(r.newest_version for r in self.rollouts)
+        return max(span.policy_version for r in self.rollouts for span in r.spans)
 
     @property
     def completion_tokens(self) -> int:
@@ -179,11 +187,11 @@ def decode_ticket(payload: bytes) -> Ticket:
 
 
 def encode_group(group: RolloutGroup) -> bytes:
-    """One rollout group as bytes; arrays are raw little-endian int32/float32."""
+    """One rollout group as bytes; arrays are raw little-endian int32/float32, copied once."""
     rollouts = [
         [
-            r.tokens.astype("<i4", copy=False).tobytes(),
-            r.behaviour_logprobs.astype("<f4", copy=False).tobytes(),
+            np.ascontiguousarray(r.tokens, INT).data,
+            np.ascontiguousarray(r.behaviour_logprobs, FLOAT).data,
             [[s.policy_version, s.start, s.end] for s in r.spans],
             float(r.reward),
             {name: float(value) for name, value in r.components.items()},
@@ -192,7 +200,7 @@ def encode_group(group: RolloutGroup) -> bytes:
         ]
         for r in group.rollouts
     ]
-    prompt = group.prompt.astype("<i4", copy=False).tobytes()
+    prompt = np.ascontiguousarray(group.prompt, INT).data
     head = [SCHEMA_VERSION, group.ticket_id, group.kind, group.problem, prompt]
     return _pack([*head, rollouts, group.generator, group.failed, float(group.sample_seconds)])
 
@@ -206,10 +214,10 @@ def decode_group(payload: bytes) -> RolloutGroup:
     _check(type(problem) is int and 0 <= problem < 2**53, "problem")
     _check(isinstance(generator, str) and len(generator) <= 256, "generator")
     _check(isinstance(failed, str) and len(failed) <= 4096, "failed")
-    _check(isinstance(seconds, float) and math.isfinite(seconds) and seconds >= 0, "sample_seconds")
-    _check(isinstance(rollouts, list) and (bool(rollouts) != bool(failed)), "rollouts")
-    decoded = tuple(_decode_rollout(r) for r in rollouts)
-    tokens = _ints(prompt, "prompt")
+    _check(isinstance(seconds, float) and isfinite(seconds) and seconds >= 0, "sample_seconds")
+    _check(type(rollouts) is tuple and (bool(rollouts) != bool(failed)), "rollouts")
+    decoded = _decode_rollouts(rollouts) if rollouts else ()
+    (tokens,) = _ints((prompt,), "prompt")
     _check(bool(failed) or len(tokens) > 0, "prompt is empty")
     return RolloutGroup(ticket_id, kind, problem, tokens, decoded, generator, failed, seconds)
 
@@ -220,47 +228,82 @@ def tombstone(ticket: Ticket, reason: str, generator: str = "") -> RolloutGroup:
     return RolloutGroup(ticket.ticket_id, ticket.kind, ticket.problem, np.empty(0, np.int32), (), generator, why)
 
 
-def _decode_rollout(raw: Any) -> Rollout:
-    _check(isinstance(raw, list) and len(raw) == 7, "rollout")
-    tokens, logprobs = _ints(raw[0], "tokens"), _floats(raw[1], "behaviour_logprobs")
-    _check(len(tokens) > 0, "tokens are empty")
-    _check(len(tokens) == len(logprobs), "behaviour_logprobs has another length than tokens")
-    _check(bool(np.isfinite(logprobs).all()), "behaviour_logprobs are not finite")
-    _check(bool((logprobs <= 1e-3).all()), "behaviour_logprobs out of range")
-    reward, components, truncated, answer = raw[3:]
-    _check(isinstance(reward, float) and abs(reward) <= LARGEST_FLOAT32, "reward")  # NaN fails every comparison
-    _check(isinstance(truncated, bool), "truncated")
-    _check(type(answer) is int and -1 <= answer < 2**31, "answer")
-    _check(isinstance(components, dict) and len(components) <= MAX_COMPONENTS, "components")
+def _decode_rollouts(raw: tuple[Any, ...]) -> tuple[Rollout, ...]:
+    """What holds of every number of a group is asked once, of all its completions together."""
+    for one in raw:
+        _check(type(one) is tuple and len(one) == 7, "rollout")
+    tokens = _ints([one[0] for one in raw], "tokens")
+    numbers, logprobs = _arrays([one[1] for one in raw], FLOAT, "behaviour_logprobs")
+    _check(bool(np.isfinite(numbers).all()), "behaviour_logprobs are not finite")
+    _check(not numbers.size or numbers.max() <= 1e-3, "behaviour_logprobs out of range")
+    return tuple(map(_decode_rollout, raw, tokens, logprobs))
+
+
+def _decode_rollout(raw: tuple[Any, ...], tokens: Ints, logprobs: Floats) -> Rollout:
+    """Without a call for each rule: there are eight completions to a group, and more."""
+    _, _, spans, reward, components, truncated, answer = raw
+    length = len(tokens)
+    if not length:
+        raise Malformed("tokens are empty")
+    if length != len(logprobs):
+        raise Malformed("behaviour_logprobs has another length than tokens")
+    if not (type(reward) is float and abs(reward) <= LARGEST_FLOAT32):  # NaN fails every comparison
+        raise Malformed("reward")
+    if type(truncated) is not bool:
+        raise Malformed("truncated")
+    if not (type(answer) is int and -1 <= answer < 2**31):
+        raise Malformed("answer")
+    if not (type(components) is dict and len(components) <= MAX_COMPONENTS):
+        raise Malformed("components")
     for name, value in components.items():
-        _check(isinstance(name, str) and len(name.encode("utf-8", "replace")) <= MAX_NAME_BYTES, "components")
-        _check(isinstance(value, float) and math.isfinite(value), f"component {name!r}")
-    return Rollout(tokens, logprobs, _spans(raw[2], len(tokens)), reward, components, truncated, answer)
+        if type(name) is not str or (len(name) > MAX_NAME_BYTES // 4 and _bytes(name) > MAX_NAME_BYTES):
+            raise Malformed("components")
+        if not (type(value) is float and isfinite(value)):
+            raise Malformed(f"component {name!r}")
+    return Rollout(tokens, logprobs, _spans(spans, length), reward, components, truncated, answer)
 
 
 def _spans(raw: Any, length: int) -> tuple[VersionSpan, ...]:
-    _check(isinstance(raw, list) and 0 < len(raw) <= length, "spans")
+    if not (type(raw) is tuple and 0 < len(raw) <= length):
+        raise Malformed("spans")
     spans, at = [], 0
     for item in raw:
-        _check(isinstance(item, list) and len(item) == 3 and all(type(n) is int for n in item), "spans")
+        if not (type(item) is tuple and len(item) == 3):
+            raise Malformed("spans")
         version, start, end = item
-        _check(0 <= version < 2**31 and start == at and start < end <= length, "spans do not cover the tokens in order")
+        if not (type(version) is type(start) is type(end) is int):
+            raise Malformed("spans")
+        if not (0 <= version < 2**31 and start == at < end <= length):
+            raise Malformed("spans do not cover the tokens in order")
         spans.append(VersionSpan(version, start, end))
         at = end
-    _check(at == length, "spans do not cover the tokens")
+    if at != length:
+        raise Malformed("spans do not cover the tokens")
     return tuple(spans)
 
 
-def _ints(raw: Any, name: str) -> Ints:
-    _check(isinstance(raw, bytes) and len(raw) % 4 == 0, name)
-    array = np.frombuffer(raw, "<i4")
-    _check(bool((array >= 0).all()), name)
-    return array
+def _bytes(name: str) -> int:
+    return len(name.encode("utf-8", "replace"))
 
 
-def _floats(raw: Any, name: str) -> Floats:
-    _check(isinstance(raw, bytes) and len(raw) % 4 == 0, name)
-    return np.frombuffer(raw, "<f4")
+def _ints(raw: Sequence[Any], name: str) -> list[Ints]:
+    whole, parts = _arrays(raw, INT, name)
+    _check(not whole.size or whole.min() >= 0, name)
+    return parts
+
+
+def _arrays(raw: Sequence[Any], dtype: np.dtype[Any], name: str) -> tuple[npt.NDArray[Any], list[npt.NDArray[Any]]]:
+    """All bytes as one array, and what each of them says: views."""
+    for one in raw:
+        if not (type(one) is bytes and len(one) % 4 == 0):
+            raise Malformed(name)
+    whole = np.frombuffer(b"".join(raw), dtype)
+    parts, at = [], 0
+    for one in raw:
+        end = at + len(one) // 4
+        parts.append(whole[at:end])
+        at = end
+    return whole, parts
 
 
 def _pack(value: Any) -> bytes:
@@ -268,14 +311,15 @@ def _pack(value: Any) -> bytes:
     return packed
 
 
-def _unpack(payload: bytes, fields: int) -> list[Any]:
+def _unpack(payload: bytes, fields: int) -> tuple[Any, ...]:
     _check(isinstance(payload, bytes) and len(payload) <= MAX_PAYLOAD_BYTES, "payload is too large or not bytes")
     try:
-        value = msgpack.unpackb(payload, raw=False, strict_map_key=True, use_list=True)
+        value = msgpack.unpackb(payload, raw=False, strict_map_key=True, use_list=False)
     except (ValueError, RecursionError, msgpack.UnpackException) as error:
         raise Malformed(f"not msgpack: {type(error).__name__}") from None
-    _check(isinstance(value, list) and len(value) == fields, f"expected {fields} fields")
-    return list(value)
+    if not (type(value) is tuple and len(value) == fields):
+        raise Malformed(f"expected {fields} fields")
+    return value
 
 
 def _check_version(version: Any) -> None:

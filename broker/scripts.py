@@ -6,15 +6,45 @@ caller's own; weights are changed by the run's only writer alone. Knows no paylo
 
 from __future__ import annotations
 
-# First publisher wins: the group is added only if this call is the one that acknowledges the ticket. Also fences a
-# client library's silent re-send of the same command.
-PUBLISH = """
-if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 0 then
-  redis.call('INCR', KEYS[3])
-  return false
+# Tickets that nobody has had yet, of the first stream as many as there are slots for, of the next what is left of them;
+# and how many there are, one or none a stream, that were handed back (to ARGV[4]) and wait for somebody to look.
+CLAIM = """
+local free, found, returned = tonumber(ARGV[3]), {}, 0
+for at, stream in ipairs(KEYS) do
+  local reply = free > 0 and redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', free, 'STREAMS', stream, '>')
+  found[at] = reply and reply[1][2] or {}
+  free = free - #found[at]
+  returned = returned + #redis.call('XPENDING', stream, ARGV[1], '-', '+', 1, ARGV[4])
 end
-redis.call('XDEL', KEYS[1], ARGV[2])
-return redis.call('XADD', KEYS[2], '*', 'ticket_id', ARGV[3], 'payload', ARGV[4])
+return {returned, found}
+"""
+
+# The oldest ticket whose lease has lapsed, with how often it was delivered. One whose entry is gone is no ticket: to
+# claim it makes an end of it.
+RECLAIM = """
+while true do
+  local lapsed = redis.call('XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[3], '-', '+', 1)[1]
+  if not lapsed then return false end
+  local entry = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], lapsed[1])[1]
+  if entry then return {entry, lapsed[4] + 1} end
+end
+"""
+
+# First publisher wins: a group is added only if this call is the one that acknowledges its ticket. Also fences a
+# client library's silent re-send of the same command. ARGV, from the second on: entry, ticket and payload of each.
+PUBLISH = """
+local first = {}
+for i = 2, #ARGV, 3 do
+  if redis.call('XACK', KEYS[1], ARGV[1], ARGV[i]) == 0 then
+    redis.call('INCR', KEYS[3])
+    first[#first + 1] = 0
+  else
+    redis.call('XDEL', KEYS[1], ARGV[i])
+    redis.call('XADD', KEYS[2], '*', 'ticket_id', ARGV[i + 1], 'payload', ARGV[i + 2])
+    first[#first + 1] = 1
+  end
+end
+return first
 """
 
 # Renew what is still ours: XCLAIM alone would steal back a ticket that another generator has reclaimed meanwhile.

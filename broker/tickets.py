@@ -6,7 +6,9 @@ ticket yields one group whoever was slow, dead or sent twice. Refuses to know ve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +18,12 @@ from broker import scripts
 from broker.errors import Malformed
 from broker.keys import GENERATORS, Keys
 from broker.patience import Patience
-from broker.schema import KINDS, Kind, RolloutGroup, Ticket, decode_ticket, encode_group, tombstone
+from broker.schema import KINDS, Kind, RolloutGroup, Ticket, decode_ticket, tombstone
 from broker.streams import added_at, by_stream, create_groups, no_group
 
 RETURNED = "returned"  # consumer name under which tickets that were handed back wait for anyone
+LOOKS = 4  # for lapsed tickets, in the time of a lease: to look means to go through all that are in anybody's hands
+TOGETHER_BYTES = 1 << 20  # of groups in one step of the server, which does nothing else meanwhile
 
 
 @dataclass(frozen=True)
@@ -53,13 +57,20 @@ class TicketStream:
         lease_seconds: float,
         max_deliveries: int,
         patience: Patience | None = None,
+        look_seconds: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`look_seconds`: how long it may go on, while there are new tickets, without a look for lapsed ones."""
         self._client, self._blocking, self._keys = client, blocking, keys
         self.patience = patience or Patience(0.0)
         self._connections = self.patience.connections
         self.consumer = consumer
         self.lease_seconds = lease_seconds
         self._max_deliveries = max_deliveries
+        self._look_seconds = lease_seconds / LOOKS if look_seconds is None else look_seconds
+        self._clock, self._look_at = clock, -math.inf
+        self._claim_new = client.register_script(scripts.CLAIM)
+        self._claim_lapsed = client.register_script(scripts.RECLAIM)
         self._publish = client.register_script(scripts.PUBLISH)
         self._renew = client.register_script(scripts.RENEW)
         self._give_back = client.register_script(scripts.GIVE_BACK)
@@ -81,15 +92,16 @@ class TicketStream:
             return []
 
     def _claim(self, free: int, held: Sequence[Claim], block: float) -> list[Claim]:
-        claims = self._unheard(held)
-        claims += self._reclaim(free - len(claims), [*held, *claims])
-        for kind in KINDS:
-            if len(claims) < free:
-                claims += self._read(self._client, (kind,), free - len(claims), None)
+        claims, due = self._unheard(held), self._clock() >= self._look_at
+        if due:
+            claims += self._reclaim(free - len(claims), [*held, *claims])
+        claims += self._new(free - len(claims))
+        if not claims and not due:
+            claims += self._reclaim(free, held)
         if claims or block <= 0:
             return self._at_most(free, claims)
         # COUNT is per stream, so an unlucky read may bring one of each kind.
-        return self._at_most(free, self._read(self._blocking, KINDS, 1, block))
+        return self._at_most(free, self._wait(block))
 
     def _at_most(self, free: int, claims: list[Claim]) -> list[Claim]:
         """The ones too many go back."""
@@ -115,10 +127,20 @@ class TicketStream:
 
     def publish(self, claim: Claim, group: RolloutGroup) -> bool:
         """Publish the group of a claimed ticket; False if another was first (the copy is counted and dropped)."""
-        kind = claim.ticket.kind
-        keys = [self._keys.tickets(kind), self._keys.rollouts(kind), self._keys.late]
-        arguments: list[str | bytes] = [GENERATORS, claim.entry_id, claim.ticket.ticket_id, encode_group(group)]
-        return self._publish(keys, arguments) is not None
+        return self.publish_all([(claim, group)])[0]
+
+    def publish_all(self, answers: Sequence[tuple[Claim, RolloutGroup]]) -> list[bool]:
+        """Several at once, each as `publish` does it."""
+        first = [False] * len(answers)
+        for kind in KINDS:
+            keys = [self._keys.tickets(kind), self._keys.rollouts(kind), self._keys.late]
+            for numbers in _portions([n for n, (claim, _) in enumerate(answers) if claim.ticket.kind == kind], answers):
+                arguments: list[str | bytes] = [GENERATORS]
+                for claim, group in (answers[n] for n in numbers):
+                    arguments += (claim.entry_id, claim.ticket.ticket_id, group.wire)
+                for number, said in zip(numbers, self._publish(keys, arguments), strict=True):
+                    first[number] = said == 1
+        return first
 
     def renew(self, claims: Sequence[Claim]) -> set[bytes]:
         """Renew the leases of what is still ours; returns those entry ids."""
@@ -136,15 +158,28 @@ class TicketStream:
         args: list[str | bytes | int] = [GENERATORS, self.consumer, claim.entry_id, RETURNED, idle, int(not failed)]
         return bool(self._give_back([self._keys.tickets(claim.ticket.kind)], args))
 
-    def _read(self, client: redis.Redis, kinds: Sequence[Kind], count: int, block: float | None) -> list[Claim]:
-        streams: dict[Any, Any] = {self._keys.tickets(kind): ">" for kind in kinds}
-        milliseconds = None if block is None else max(1, int(block * 1000))
-        reply: Any = client.xreadgroup(GENERATORS, self.consumer, streams, count=count, block=milliseconds)
-        kinds_of = {self._keys.tickets(kind).encode(): kind for kind in kinds}
-        return [c for stream, entries in by_stream(reply) for c in self._decode(kinds_of[stream], entries, 1)]
+    def _new(self, free: int) -> list[Claim]:
+        """What nobody has had yet; evaluation first."""
+        if free <= 0:
+            return []
+        arguments: list[str | int] = [GENERATORS, self.consumer, free, RETURNED]
+        returned, found = self._claim_new([self._keys.tickets(kind) for kind in KINDS], arguments)
+        if returned:
+            self._look_at = -math.inf
+        return [c for kind, entries in zip(KINDS, found, strict=True) for c in self._decode(kind, entries, 1)]
+
+    def _wait(self, seconds: float) -> list[Claim]:
+        """One of each kind at most, as soon as there is any."""
+        kinds: dict[Any, Kind] = {self._keys.tickets(kind).encode(): kind for kind in KINDS}
+        streams: dict[Any, Any] = dict.fromkeys(kinds, ">")
+        reply: Any = self._blocking.xreadgroup(
+            GENERATORS, self.consumer, streams, count=1, block=max(1, int(seconds * 1000))
+        )
+        return [c for stream, entries in by_stream(reply) for c in self._decode(kinds[stream], entries, 1)]
 
     def _reclaim(self, free: int, held: Sequence[Claim]) -> list[Claim]:
         """Lapsed tickets, oldest first, until one is suspect."""
+        self._look_at = self._clock() + self._look_seconds
         claims: list[Claim] = []
         for kind in KINDS:
             while len(claims) < free and not any(c.suspect for c in (*held, *claims)):
@@ -156,25 +191,19 @@ class TicketStream:
 
     def _lapsed(self, kind: Kind, held: set[bytes]) -> list[Claim] | None:
         """One lapsed ticket in our name; [] if it needs no serving (any more); None if there is none."""
-        stream, cursor = self._keys.tickets(kind), b"0-0"
-        idle = int(self.lease_seconds * 1000)
-        while True:
-            reply: Any = self._client.xautoclaim(stream, GENERATORS, self.consumer, idle, start_id=cursor, count=1)
-            cursor, entries = reply[0], reply[1]
-            if entries:
-                break
-            if cursor == b"0-0":
-                return None
-        entry_id = entries[0][0]
-        pending: Any = self._client.xpending_range(stream, GENERATORS, entry_id, entry_id, 1)
-        deliveries = pending[0]["times_delivered"] if pending else 1
-        if entry_id in held:  # we slept through our own lease, nobody took it: that was no delivery
+        stream, idle = self._keys.tickets(kind), int(self.lease_seconds * 1000)
+        arguments: list[str | int] = [GENERATORS, self.consumer, idle]
+        found = self._claim_lapsed([stream], arguments)
+        if found is None:
+            return None
+        entry, deliveries = found
+        if entry[0] in held:  # we slept through our own lease, nobody took it: that was no delivery
             self._client.xclaim(
-                stream, GENERATORS, self.consumer, 0, [entry_id], retrycount=max(1, deliveries - 1), justid=True
+                stream, GENERATORS, self.consumer, 0, [entry[0]], retrycount=max(1, deliveries - 1), justid=True
             )
             return []
         kept = []
-        for claim in self._decode(kind, entries, deliveries):
+        for claim in self._decode(kind, [entry], deliveries):
             if deliveries > self._max_deliveries:
                 self.publish(
                     claim, tombstone(claim.ticket, f"delivered {deliveries - 1} times, never answered", self.consumer)
@@ -185,7 +214,8 @@ class TicketStream:
 
     def _decode(self, kind: Kind, entries: Any, deliveries: int) -> list[Claim]:
         claims = []
-        for entry_id, fields in entries:
+        for entry_id, told in entries:
+            fields = told if isinstance(told, dict) else dict(zip(told[::2], told[1::2], strict=True))  # a script's
             named = fields.get(b"ticket_id", b"").decode("utf-8", "replace")
             try:
                 ticket = decode_ticket(fields.get(b"payload", b""))
@@ -198,3 +228,17 @@ class TicketStream:
                 reason = tombstone(unreadable, f"malformed ticket: {error}", self.consumer)
                 self.publish(Claim(entry_id, unreadable, deliveries), reason)
         return claims
+
+
+def _portions(numbers: Sequence[int], answers: Sequence[tuple[Claim, RolloutGroup]]) -> Iterator[list[int]]:
+    """Those of `numbers` in order, in portions of few enough bytes."""
+    portion, size = list[int](), 0
+    for number in numbers:
+        more = len(answers[number][1].wire)
+        if portion and size + more > TOGETHER_BYTES:
+            yield portion
+            portion, size = [], 0
+        portion.append(number)
+        size += more
+    if portion:
+        yield portion

@@ -7,13 +7,17 @@ now, lets several deadlines fall into one step and drops the slow answers. Refus
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal
 
 from broker.ledger import Verdict
 from broker.schema import RolloutGroup
 from broker.streams import Arrival
+from consumer.lineup import Lineup
+from consumer.shelf import Shelf
 
 Order = Literal["ready", "strict"]
 
@@ -63,6 +67,7 @@ class StalenessBuffer:
     order: Order
     keep_degenerate: bool = False  # train on groups whose rewards are all equal, as on any other
     held: dict[str, Held] = field(default_factory=dict)
+    shelf: Shelf = field(default_factory=Shelf)  # for `ready`, which looks at new arrivals alone
 
     def __len__(self) -> int:
         return len(self.held)
@@ -75,58 +80,89 @@ class StalenessBuffer:
         if arrival.group is None or arrival.ticket_id in self.held:
             return False
         self.held[arrival.ticket_id] = Held(arrival.entry_id, arrival.group)
+        if self.order == "ready":
+            self.shelf.add(arrival.ticket_id)
         return True
 
-    def consumed(self, in_play: Iterable[str], bound: Bound) -> list[tuple[Held, Verdict]]:
+    def remove(self, ticket_id: str) -> Held:
+        """Let go of a group. Raises `KeyError` if it is not here."""
+        held = self.held.pop(ticket_id)
+        self.shelf.remove(ticket_id)
+        return held
+
+    def consumed(self, in_play: Mapping[str, int], bound: Bound) -> list[tuple[Held, Verdict]]:
         """Groups whose verdict is certain without training, removed from the buffer.
 
         `ready`: as soon as they have arrived. `strict`: only when they head the order and the ones before them are
         good, so that the replacements are numbered the same way in every run; the good ones ahead of them stay for the
-        batch.
+        batch. `in_play` as in `take`; from call to call the learner's version only grows.
         """
+        return self._consumed_strictly(in_play, bound) if self.order == "strict" else self._consumed(in_play, bound)
+
+    def _consumed_strictly(self, in_play: Mapping[str, int], bound: Bound) -> list[tuple[Held, Verdict]]:
         out: list[tuple[Held, Verdict]] = []
         good = 0
-        for ticket_id in list(in_play):
+        for ticket_id in in_play:
             held = self.held.get(ticket_id)
             if held is None or good == bound.groups_per_step:
-                if self.order == "strict":
-                    break
-                if held is None:
-                    continue
+                break
             verdict = self._verdict(held.group, bound)
             if verdict is None:
-                good += self.order == "strict"
+                good += 1
             else:
-                out.append((self.held.pop(ticket_id), verdict))
+                out.append((self.remove(ticket_id), verdict))
+        return out
+
+    def _consumed(self, in_play: Mapping[str, int], bound: Bound) -> list[tuple[Held, Verdict]]:
+        out: list[tuple[Held, Verdict]] = []
+        for ticket_id in self.shelf.to_judge(Lineup.of(in_play), bound.version - bound.max_staleness):
+            group = self.held[ticket_id].group
+            verdict = self._verdict(group, bound)
+            if verdict is None:
+                self.shelf.good(ticket_id, group.oldest_version)
+            else:
+                out.append((self.remove(ticket_id), verdict))
         return out
 
     def take(self, in_play: Mapping[str, int], bound: Bound) -> list[Held] | Wait:
         """The next batch of B groups, removed from the buffer, or what to wait for.
 
-        `in_play` maps every unsettled ticket that is in no batch yet to its min_policy_version, in order of issue.
+        `in_play` maps every unsettled ticket that is in no batch yet to its min_policy_version, in order of issue; a
+        `Lineup` is not gone through for that.
         """
-        wanted = list(in_play) if self.order == "strict" else [t for t in in_play if t in self.held]
-        batch = wanted[: bound.groups_per_step]
+        line = Lineup.of(in_play)
+        if self.order == "strict":
+            batch = list(islice(line, bound.groups_per_step))
+        else:
+            batch = self.shelf.oldest(line, bound.groups_per_step)
         missing = next((t for t in batch if t not in self.held), None)
         if missing is not None:
             return Wait("ticket", missing)
         if len(batch) < bound.groups_per_step:
             return Wait("batch")
         if self.order == "ready":
-            offender = self._offender(in_play, set(batch), bound)
+            offender = self._offender(line, set(batch), bound)
             if offender is not None:
                 return Wait("ticket", offender)
-        return [self.held.pop(t) for t in batch]
+        return [self.remove(t) for t in batch]
 
-    def _offender(self, in_play: Mapping[str, int], batch: set[str], bound: Bound) -> str | None:
-        """Rule W: a ticket that has not arrived and that this batch would leave too little room for."""
-        outside = [(t, m) for t, m in in_play.items() if t not in batch and bound.version - m <= bound.max_staleness]
-        for ahead in range(bound.max_staleness):
-            due = [t for t, m in outside if m <= bound.version - bound.max_staleness + ahead]
-            if len(due) > bound.room(ahead):
-                missing = next((t for t in due if t not in self.held), None)
-                if missing is not None:
-                    return missing
+    def _offender(self, in_play: Lineup, batch: set[str], bound: Bound) -> str | None:
+        """Rule W: a ticket that has not arrived and that this batch would leave too little room for.
+
+        u_j changes with the versions that are asked for alone, and the room only grows with j.
+        """
+        oldest, due, in_batch = bound.version - bound.max_staleness, 0, Counter(in_play[t] for t in batch)
+        for minimum, many in in_play.counts():
+            ahead = minimum - oldest
+            if ahead >= bound.max_staleness:
+                return None
+            if ahead >= 0:
+                due += many - in_batch[minimum]
+                if due > bound.room(ahead):
+                    tickets = (t for t, m in in_play.items() if oldest <= m <= minimum and t not in self.held)
+                    missing = next(tickets, None)
+                    if missing is not None:
+                        return missing
         return None
 
     def _verdict(self, group: RolloutGroup, bound: Bound) -> Verdict | None:

@@ -41,6 +41,11 @@ class Course:
         """It goes by how groups did."""
         return self.kind != "uniform"
 
+    @property
+    def avoids(self) -> bool:
+        """It asks for no problem that a ticket in play asks for."""
+        return self.kind == "target"
+
     def appeal(self, record: Record) -> float:
         """Of a problem to `target`: (6·E[p(1 − p)])², 1 for one that was never asked."""
         a, b = record.solved + 1, record.attempts - record.solved + 1

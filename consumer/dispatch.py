@@ -21,6 +21,7 @@ from consumer.buffer import Held
 from consumer.cuts import Cuts
 from consumer.history import History
 from consumer.issuer import Issue, Issuer, Result
+from consumer.lineup import Lineup
 from consumer.tickets import Flow
 
 
@@ -35,6 +36,7 @@ class Dispatch:
     trained: int = 0
     in_play: dict[str, int] = field(default_factory=dict)  # every ticket that holds credit, in order of issue
     taken: set[str] = field(default_factory=set)  # those of them that are in a batch
+    lineup: Lineup = field(default_factory=Lineup)  # and those that are not
     journal: list[Entry] = field(default_factory=list)  # steps since the last durable checkpoint
     entry_ids: dict[str, bytes] = field(default_factory=dict)  # of trained groups that are not final yet
     cuts: Cuts = field(init=False)  # guarded by the lock as well
@@ -68,9 +70,10 @@ class Dispatch:
             self.trained = self.ledger.count("trained") + len(since)
             self.in_play = {t: m for t, m in self.ledger.unsettled().items() if t not in since or t in held}
             self.taken, self.entry_ids, self.results = set(held), {}, {}
+            self.lineup = Lineup({t: m for t, m in self.in_play.items() if t not in self.taken})
             self.cuts.clear()
             if self.journal:
-                self.cuts.take(self.journal[-1].step)
+                self.cuts.committed(self.journal[-1].step)
 
     def refill(self) -> None:
         """Issue what credit is free: after a restart, or when the number of steps was raised."""
@@ -91,21 +94,21 @@ class Dispatch:
         with self.lock:
             self.entry_ids[arrival.ticket_id] = arrival.entry_id
 
-    def waiting(self) -> Mapping[str, int]:
-        """Tickets in no batch yet → min_policy_version, in order of issue."""
-        with self.lock:
-            return {t: m for t, m in self.in_play.items() if t not in self.taken}
+    def waiting(self) -> Lineup:
+        """Tickets in no batch yet → min_policy_version, in order of issue, now and later: hold the lock to read it."""
+        return self.lineup
 
     def expects(self, ticket_id: str) -> bool:
         """The ticket is in play and in no batch: a group for it is welcome."""
         with self.lock:
-            return ticket_id in self.in_play and ticket_id not in self.taken
+            return ticket_id in self.lineup
 
     def take(self, batch: Sequence[Held]) -> None:
         """The batch goes into training: out of the order, its credit still held."""
         with self.lock:
             for held in batch:
                 self.taken.add(held.group.ticket_id)
+                self.lineup.remove(held.group.ticket_id)
                 self.entry_ids[held.group.ticket_id] = held.entry_id
                 self.results[held.group.ticket_id] = Result.of(held.group)
 
@@ -117,13 +120,15 @@ class Dispatch:
             gone = [held.group.ticket_id for held, _ in verdicts]
             issue = self._next(self._credit(freed=gone), gone, [Result.of(held.group) for held, _ in verdicts])
             with self.ledger.transaction() as pipe:
-                for held, verdict in verdicts:
-                    self.ledger.settle(pipe, [(held.entry_id, held.group.ticket_id)], verdict)
-                    if verdict == "failed":
-                        self.ledger.dead_letter(pipe, held.group.ticket_id, held.group.failed, b"")
+                for verdict in sorted({verdict for _, verdict in verdicts}):
+                    settled = [held for held, its in verdicts if its == verdict]
+                    self.ledger.settle(pipe, [(held.entry_id, held.group.ticket_id) for held in settled], verdict)
+                for held in (held for held, verdict in verdicts if verdict == "failed"):
+                    self.ledger.dead_letter(pipe, held.group.ticket_id, held.group.failed, b"")
                 self.issuer.write(pipe, issue)
             for ticket_id in gone:
                 del self.in_play[ticket_id]
+                self.lineup.remove(ticket_id)
             self._issued(issue)
 
     def refuse(self, arrival: Arrival, reason: str) -> None:
@@ -138,6 +143,7 @@ class Dispatch:
                 self.ledger.settle(pipe, [(arrival.entry_id, arrival.ticket_id)], "failed")
                 self.issuer.write(pipe, issue)
             del self.in_play[arrival.ticket_id]
+            self.lineup.remove(arrival.ticket_id)
             self._issued(issue)
 
     def discard(self, arrival: Arrival, reason: str) -> None:
@@ -174,13 +180,12 @@ class Dispatch:
             for ticket_id in freed:
                 self.in_play.pop(ticket_id, None)
                 self.taken.discard(ticket_id)
-            if publish:
-                self.cuts.take(step)
+            self.cuts.committed(step)
 
     def named_versions(self) -> set[int]:
         """What open tickets ask for, now or once a checkpoint under way has to be gone back to."""
         with self.lock:
-            return {*self.cuts.named_versions(self.journal), *self.waiting().values()}
+            return {*self.cuts.named_versions(self.journal), *self.in_play.values()}
 
     def curriculum(self) -> dict[str, Any]:
         """Where it stands, for people."""
@@ -226,15 +231,19 @@ class Dispatch:
     def _credit(self, freed: Sequence[str] = (), trained: int = 0) -> int:
         """Tickets that may be issued: up to capacity, and no more than the run still has use for."""
         gone = set(freed)
-        in_play = sum(t not in gone for t in self.in_play)
+        in_play = len(self.in_play) - sum(t in self.in_play for t in gone)
         spent = self.trained + trained
         unspent = in_play - sum(t not in gone for t in self._unpublished())
         return max(0, min(self.flow.capacity - in_play, self.flow.total_groups - spent - unspent))
 
     def _next(self, count: int, gone: Sequence[str] = (), results: Sequence[Result] = ()) -> Issue:
         """The next `count` tickets at the present version, once these are gone and have had these results."""
-        return self.issuer.next(count, self.version, self.in_play.keys() - set(gone), results)
+        without = set(gone)
+        left = (t for t in self.in_play if t not in without)  # gone through only for a course that has to
+        return self.issuer.next(count, self.version, left, results)
 
     def _issued(self, issue: Issue) -> None:
         self.issuer.wrote(issue)
-        self.in_play.update((t.ticket_id, t.min_policy_version) for t in issue.tickets)
+        for ticket in issue.tickets:
+            self.in_play[ticket.ticket_id] = ticket.min_policy_version
+            self.lineup.add(ticket.ticket_id, ticket.min_policy_version)

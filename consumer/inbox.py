@@ -39,8 +39,8 @@ class Inbox:
     accounts: Accounts
     log: structlog.stdlib.BoundLogger = field(default_factory=lambda: structlog.get_logger("learner"))
 
-    def take_in(self) -> None:
-        """What has arrived, or arrives within half a second.
+    def take_in(self) -> int:
+        """What has arrived, or arrives within half a second; how many groups.
 
         Raises `Behind` or `Fenced` where a new connection leads to other books than ours.
         """
@@ -55,6 +55,7 @@ class Inbox:
         with self.metrics.phase("claim"):
             for arrival in arrivals:
                 self.receive(arrival)
+        return len(arrivals)
 
     def receive(self, arrival: Arrival) -> None:
         """One entry."""
@@ -85,7 +86,8 @@ class Inbox:
     def _replace(self, arrival: Arrival) -> None:
         """Redis has lost the group that we hold, and the ticket was answered again: from now on this is its group."""
         self.log.warning("a group that Redis had lost came again", ticket=arrival.ticket_id)
-        if self.buffer.held.pop(arrival.ticket_id, None) is not None:
+        if arrival.ticket_id in self.buffer:
+            self.buffer.remove(arrival.ticket_id)
             self.receive(arrival)
         else:
             self.dispatch.adopt(arrival)

@@ -50,6 +50,7 @@ class Intake:
     at: Position
     accounts: Accounts
     clock: Callable[[], float] = time.time
+    heard: int = 0  # groups that the last wait for one brought
 
     def next_batch(self) -> list[Held] | None:
         """The next batch; None if the run has nothing left to learn from. Waits with a named reason."""
@@ -62,7 +63,8 @@ class Intake:
                 if settings.stop_when_solved and self.streak.length >= settings.max_degenerate_in_a_row:
                     return None
                 self.metrics.buffer.set(len(self.buffer))
-                found = self.buffer.take(self.dispatch.waiting(), self._bound())
+                with self.dispatch.lock:
+                    found = self.buffer.take(self.dispatch.waiting(), self._bound())
             if not isinstance(found, Wait):
                 self.tally.waited(time.perf_counter() - started)
                 self.metrics.waiting("none")
@@ -74,7 +76,7 @@ class Intake:
         """Take in what arrives until no evaluation is under way."""
         while self.evaluator.running:
             self.metrics.waiting("evaluation" if self._anyone_alive() else "no live generator")
-            self.inbox.take_in()
+            self.heard = self.inbox.take_in()
         self.metrics.waiting("none")
 
     def _bound(self) -> Bound:
@@ -82,7 +84,8 @@ class Intake:
         return Bound(at.version, at.steps_at_version, run.max_staleness, of.groups_per_step, of.publish_every)
 
     def _consume(self) -> None:
-        verdicts = self.buffer.consumed(self.dispatch.waiting(), self._bound())
+        with self.dispatch.lock:
+            verdicts = self.buffer.consumed(self.dispatch.waiting(), self._bound())
         # In strict order what replaces a group must not depend on which others had arrived by then.
         for together in ([verdict] for verdict in verdicts) if self.buffer.order == "strict" else [verdicts]:
             self.dispatch.consume(together)
@@ -100,8 +103,10 @@ class Intake:
         with self.metrics.phase("wait"):
             reason = why.reason if self._anyone_alive() else "no live generator"
         self.metrics.waiting(reason, why.ticket_id)
-        self.inbox.take_in()
+        self.heard = self.inbox.take_in()
 
     def _anyone_alive(self) -> bool:
+        if self.heard:  # somebody is: nobody needs to go through all of them after each group
+            return True
         raw: Any = self.client.hgetall(self.keys.generators)
         return alive(raw, self.clock()) > 0

@@ -68,7 +68,9 @@ class Issuer:
         problems = [self._flow.requested(request, self.issued) for request in asked]
         again = [problem for problem in problems if problem is not None]
         seen = [o for r in results for o in self.curriculum.observation(r.problem, r.solved, r.attempts)]
-        out = [*again, *(TicketId.parse(ticket).problem for ticket in in_play)]
+        out = again
+        if self._flow.course.avoids:
+            out = [*again, *(TicketId.parse(ticket).problem for ticket in in_play)]
         draw = self.curriculum.next(count - len(again), out, seen)
         named = [TicketId(n, problem) for n, problem in enumerate([*again, *draw.problems], self.issued)]
         return Issue([self._flow.ticket(str(name), version) for name in named], len(asked), draw)

@@ -137,10 +137,13 @@ class GeneratorMetrics(_Role):
             "headrace_generator_completion_length_tokens", "Tokens in a completion.", buckets=LENGTHS
         )
         self.truncated = r.counter("headrace_generator_truncated_total", "Completions cut off by max_tokens.")
-        self.in_flight_groups = r.gauge("headrace_generator_in_flight_groups", "Tickets in hand.")
+        self.in_flight_groups = r.gauge("headrace_generator_in_flight_groups", "Slots in use.")
         self.slots = r.gauge("headrace_generator_slots", "Groups the engine runs at once.")
         self.refresh_seconds = r.histogram(
             "headrace_generator_refresh_seconds", "From a new version's notice to serving it.", buckets=SECONDS
+        )
+        self.pause_seconds = r.histogram(
+            "headrace_generator_pause_seconds", "How long a refresh kept the engine from sampling.", buckets=SECONDS
         )
         self.refresh_failures = r.counter(
             "headrace_generator_refresh_failures_total", "Versions that could not be taken up."

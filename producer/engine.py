@@ -43,6 +43,10 @@ class Engine(Protocol):
         """Version of the weights it holds; -1 before the first refresh."""
 
     @property
+    def still_seconds(self) -> float:
+        """Seconds for which it has sampled nothing because weights were being replaced, all refreshes together."""
+
+    @property
     def alive(self) -> bool:
         """False once nothing but another `start` can make it sample again."""
 

@@ -1,7 +1,7 @@
 """The generator: claims tickets, samples and scores a group for each, publishes it, and takes up new weights in flight.
 
-Invariant: it holds no more tickets than its engine runs at once, samples none below its `min_policy_version`, and every
-ticket it claimed it publishes, hands back or loses to its lapsed lease: leaving or dying disturbs nobody.
+Invariant: it claims no more tickets than its engine has free slots, samples none below its `min_policy_version`, and
+every ticket it claimed it publishes, hands back or loses to its lapsed lease: leaving or dying disturbs nobody.
 Refuses to know verdicts, advantages and how weights come about.
 """
 
@@ -10,10 +10,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import redis
 import structlog
@@ -27,7 +25,9 @@ from broker.tickets import Claim, TicketStream
 from monitoring.metrics import GeneratorMetrics
 from producer.account import account
 from producer.engine import Engine, Unsampled
+from producer.hand import Hand
 from producer.keeper import EngineKeeper
+from producer.outbox import Outbox
 from producer.refresher import Refresher
 from producer.sampler import Sampler, Served
 from producer.settings import GeneratorRecipe
@@ -58,14 +58,16 @@ class Generator:
     clock: Callable[[], float] = time.time
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     hurried: asyncio.Event = field(default_factory=asyncio.Event)  # then it waits for nothing in flight
-    serving: dict[bytes, tuple[Claim, asyncio.Task[None]]] = field(default_factory=dict)
     failure: Exception | None = None
+    hand: Hand = field(init=False)
+    outbox: Outbox = field(init=False)
     keeper: EngineKeeper = field(init=False)
     refresher: Refresher = field(init=False)
     sampler: Sampler = field(init=False)
     log: structlog.stdlib.BoundLogger = field(default_factory=lambda: structlog.get_logger("generator"))
 
     def __post_init__(self) -> None:
+        self.hand, self.outbox = Hand(self.engine.slots), Outbox(self.tickets.publish_all)
         self.keeper = EngineKeeper(self.engine, self._pause, self.stopping.is_set)
         parts = (self.policy, self.engine, self.keeper, self.metrics)
         self.refresher = Refresher(self.name, *parts, self._pause, self._say, self.stopping.is_set)
@@ -89,7 +91,9 @@ class Generator:
         finally:
             self.stopping.set()
             stop.cancel()
-            await self._drain()
+            hand_back = self.tickets.patience.leaving.set  # at once, and nothing is waited for
+            await self.hand.drained(self.recipe.generator.drain_seconds, self.hurried, hand_back)
+            await self.refresher.notify()
             for task in endless_tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -103,45 +107,45 @@ class Generator:
     async def _claim_loop(self) -> None:
         while not self.stopping.is_set():
             self._say()
-            with self._phase("wait_slot"):
+            with self.metrics.phase("wait_slot"):
                 async with self.refresher.changed:
                     await self.refresher.changed.wait_for(lambda: self._free > 0 or self.stopping.is_set())
             if self.stopping.is_set():
                 return
-            held = [claim for claim, _ in self.serving.values()]
-            with self._phase("wait_ticket"):
-                claims = await asyncio.to_thread(self.tickets.claim, self._free, held=held, block_seconds=BLOCK_SECONDS)
+            held, free = self.hand.claims, self._free
+            with self.metrics.phase("wait_ticket"):
+                claims = await asyncio.to_thread(self.tickets.claim, free, held=held, block_seconds=BLOCK_SECONDS)
             if self.stopping.is_set():
                 for claim in claims:
                     await asyncio.to_thread(self.tickets.give_back, claim)
                 return
             if claims:
                 reached("generator.claimed")
-            if claims or not self.serving:
+            if claims or not self.hand.serving:
                 self.metrics.progress()  # to ask in vain is all that an idle generator has to do: it is idle, not ill
             for claim in claims:
                 self.metrics.tickets.labels(event="claimed").inc()
-                self.serving[claim.entry_id] = (claim, asyncio.create_task(self._serve(claim)))
-            self.metrics.in_flight_groups.set(len(self.serving))
+                self.hand.take(claim, asyncio.create_task(self._serve(claim)))
+            self.metrics.in_flight_groups.set(self.hand.busy)
 
     @property
     def _free(self) -> int:
         """Tickets that may be claimed now: none before there are weights to answer them with, which others may have."""
         begun = self.engine.policy_version >= 0 or self.recipe.run.deterministic
-        return self.engine.slots - len(self.serving) if self.keeper.ready and begun else 0
+        return self.hand.free if self.keeper.ready and begun else 0
 
     async def _lease_loop(self) -> None:
         """Renew what we hold, say that we live, notice the end of the run; three times a lease."""
         interval = self.tickets.lease_seconds / 3
         while not self.stopping.is_set():
-            held = [claim for claim, _ in self.serving.values()]
+            held = self.hand.claims
             ours = await asyncio.to_thread(self.tickets.renew, held)
             reached("generator.renewed")
             for claim in held:
-                if claim.entry_id not in ours and claim.entry_id in self.serving:
+                if claim.entry_id not in ours and (serving := self.hand.drop(claim)) is not None:
                     self.log.warning("lost a ticket to its lapsed lease", ticket=claim.ticket.ticket_id)
                     self.metrics.tickets.labels(event="lost").inc()
-                    self.serving.pop(claim.entry_id)[1].cancel()
+                    serving.cancel()
             if await asyncio.to_thread(self._heartbeat, 2 * interval):
                 self.log.info("the run has finished")
                 self.stopping.set()
@@ -153,10 +157,10 @@ class Generator:
         """From ticket to published group. Cancelled: the ticket goes back."""
         began = time.perf_counter()
         try:
-            served = await self.sampler.serve(claim.ticket, claim.deliveries)
+            served = await self.sampler.serve(claim.ticket, claim.deliveries, partial(self._sampled, claim))
             reached("generator.verified")
-            with self._phase("publish"):
-                first = await asyncio.to_thread(self.tickets.publish, claim, served.group)
+            with self.metrics.phase("publish"):
+                first = await self.outbox.publish(claim, served.group)
             reached("generator.published")
             self.metrics.tickets.labels(event="published" if first else "late").inc()
             if first:
@@ -169,9 +173,15 @@ class Generator:
         except Exception as error:
             await self._failed(claim, error)
         finally:
-            self.serving.pop(claim.entry_id, None)
-            self.metrics.in_flight_groups.set(len(self.serving))
+            self.hand.drop(claim)
+            self.metrics.in_flight_groups.set(self.hand.busy)
             await self.refresher.notify()
+
+    async def _sampled(self, claim: Claim) -> None:
+        """The engine is free for another one while this is scored and published."""
+        self.hand.sampled(claim)
+        self.metrics.in_flight_groups.set(self.hand.busy)
+        await self.refresher.notify()
 
     def _tell(self, claim: Claim, served: Served, seconds: float) -> None:
         """The audit log, also of a copy: which of two was the first is known for certain to the learner alone."""
@@ -197,18 +207,6 @@ class Generator:
         return self.keeper.ready and self.engine.policy_version >= 0 and not self.stopping.is_set()
 
     # -- leaving -----------------------------------------------------------------------------------------------------
-
-    async def _drain(self) -> None:
-        """Let groups in flight finish for a while, then hand back what is left."""
-        tasks = [task for _, task in self.serving.values()]
-        served, limit = asyncio.gather(*tasks, return_exceptions=True), self.recipe.generator.drain_seconds
-        hurry: asyncio.Future[Any] = asyncio.ensure_future(self.hurried.wait())
-        await asyncio.wait((served, hurry), timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-        self.tickets.patience.leaving.set()  # what can be handed back at once is, and nothing is waited for
-        for task in (hurry, *tasks):
-            task.cancel()  # which does nothing to one that is done
-        await served
-        await self.refresher.notify()
 
     def _leave(self) -> None:
         try:
@@ -241,14 +239,11 @@ class Generator:
         if not self.keeper.ready:
             self.metrics.waiting("engine")
             return
-        lowest = min((claim.ticket.min_policy_version for claim, _ in self.serving.values()), default=-1)
+        lowest = min((claim.ticket.min_policy_version for claim in self.hand.claims), default=-1)
         if lowest > self.engine.policy_version:
             self.metrics.waiting("version", str(lowest))
         else:
-            self.metrics.waiting("none" if self.serving else "ticket")
-
-    def _phase(self, name: str) -> AbstractContextManager[None]:
-        return self.metrics.phase(name)
+            self.metrics.waiting("none" if self.hand.serving else "ticket")
 
     def _count(self, group: RolloutGroup) -> None:
         self.metrics.observe_group(group)

@@ -90,7 +90,12 @@ class Refresher:
         reached("generator.leased")
         folder = await asyncio.to_thread(self._policy.open, version)
         reached("generator.opened")
-        await self._engine.refresh(folder, version)
+        still = self._engine.still_seconds
+        try:
+            await self._engine.refresh(folder, version)
+        finally:  # one that failed has cost time as well
+            if self._engine.still_seconds > still:
+                self._metrics.pause_seconds.observe(self._engine.still_seconds - still)
         await asyncio.to_thread(self._policy.loaded, version)
 
     async def hold(self, version: int) -> None:

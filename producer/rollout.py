@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from broker.errors import Malformed
-from broker.schema import Ints, Rollout, RolloutGroup, Ticket, decode_group, encode_group, solves, tombstone
+from broker.schema import Ints, Rollout, RolloutGroup, Ticket, decode_group, solves, tombstone
 from producer.engine import Completion
 from producer.verify import Verdict
 
@@ -42,7 +42,7 @@ def assemble(
         sample_seconds=sample_seconds,
     )
     try:
-        decode_group(encode_group(group))
+        decode_group(group.wire)
     except (Malformed, ValueError) as error:  # ValueError: a name that is no text cannot even be encoded
         return tombstone(ticket, f"sampled, and not fit for training: {error}", generator)
     return group

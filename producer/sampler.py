@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -54,8 +54,11 @@ class Sampler:
     verifiers: VerifierPool
     metrics: GeneratorMetrics
 
-    async def serve(self, ticket: Ticket, deliveries: int) -> Served:
-        """The group of a ticket, or its tombstone. Raises `Unsampled`, and what a broken verifier pool raises."""
+    async def serve(self, ticket: Ticket, deliveries: int, sampled: Callable[[], Awaitable[None]]) -> Served:
+        """The group of a ticket, or its tombstone; `sampled` is called once the engine has done its part.
+
+        Raises `Unsampled`, and what a broken verifier pool raises.
+        """
         split = self.task.train if ticket.kind == "train" else self.task.held_out
         if ticket.problem >= len(split):
             return Served(tombstone(ticket, f"no problem {ticket.problem} in a split of {len(split)}", self.name))
@@ -68,6 +71,7 @@ class Sampler:
         began = time.perf_counter()
         completions, waited = await self._completions(ticket, prompt, f"{ticket.ticket_id}/{deliveries}")
         seconds = time.perf_counter() - began
+        await sampled()
         texts = [self.tokens.decode(c.tokens) for c in completions]
         began = time.perf_counter()
         with self.metrics.phase("verify"):

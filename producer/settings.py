@@ -19,8 +19,15 @@ class GeneratorSettings(Section):
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     tensor_parallel: int = Field(1, ge=1)
-    gpu_memory_fraction: float = Field(0.5, gt=0, le=1)
-    kv_cache_gib: float = Field(1.0, gt=0, description="key-value cache on CPU")
+    gpu_memory_fraction: float = Field(
+        0.5, gt=0, le=1, description="of each generator: with `count` of them on one GPU all shares together count"
+    )
+    kv_cache_gib: float | None = Field(
+        None,
+        gt=0,
+        description="key-value cache; unset: 1 on a CPU, on a GPU what gpu_memory_fraction leaves. vLLM measures that "
+        "as it starts, misled by whoever takes or frees memory of that GPU just then: set it where a learner does",
+    )
     threads: int = Field(0, ge=0, description="CPU threads of the engine; 0: its own choice")
     enforce_eager: bool = False
     engine_metrics: bool = Field(

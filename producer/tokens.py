@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from broker.errors import Refused
 from broker.schema import Ints
@@ -31,6 +31,10 @@ class Tokens:
             cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise Refused(f"cannot load a tokenizer from {folder} ({cause})") from None
         self._system = settings.system_prompt
+        kind = type(self._tokenizer)
+        # One that decodes as all fast ones do is asked directly: transformers looks at each id before it does the same.
+        usual = issubclass(kind, PreTrainedTokenizerFast) and kind._decode is PreTrainedTokenizerFast._decode
+        self._backend: Any = self._tokenizer.backend_tokenizer if usual else None
         self._chat = settings.chat_template and bool(self._tokenizer.chat_template)
 
     @property
@@ -68,6 +72,8 @@ class Tokens:
 
     def decode(self, tokens: Ints) -> str:
         """The text of a completion (T,), without special tokens."""
+        if self._backend is not None:
+            return str(self._backend.decode(tokens.tolist(), skip_special_tokens=True))
         text: str = self._tokenizer.decode(
             tokens.tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,6 +34,7 @@ class TransformersEngine:
         """Nothing is loaded before `start`."""
         self._path, self._recipe = model_path, recipe
         self._version = -1
+        self._still = 0.0
         self._model: Any = None
         self._eos = torch.empty(0, dtype=torch.long)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sampler")
@@ -46,6 +48,11 @@ class TransformersEngine:
     def policy_version(self) -> int:
         """Version of the weights it holds; -1 before the first refresh."""
         return self._version
+
+    @property
+    def still_seconds(self) -> float:
+        """Seconds in which weights were copied instead of anything being sampled."""
+        return self._still
 
     @property
     def alive(self) -> bool:
@@ -111,6 +118,14 @@ class TransformersEngine:
 
     @torch.no_grad()
     def _replace(self, folder: Path, version: int) -> None:
+        began, sampling = time.perf_counter(), self._version >= 0
+        try:
+            self._copy(folder)
+        finally:
+            self._still += time.perf_counter() - began if sampling else 0.0
+        self._version = version
+
+    def _copy(self, folder: Path) -> None:
         own = self._model.state_dict()
         named_once = [
             name for tensors in (self._model.named_parameters(), self._model.named_buffers()) for name, _ in tensors
@@ -122,7 +137,6 @@ class TransformersEngine:
         fresh = dict(weights.tensors(folder, base))
         for name in expected:
             own[name].copy_(fresh[name])
-        self._version = version
 
     @torch.inference_mode()
     def _sample(self, prompt: Ints, seed: int, abandoned: threading.Event) -> list[Completion]:

@@ -34,6 +34,7 @@ __all__ = ["Verdict", "VerifierPool"]
 LAUNCH_SECONDS = 120.0  # a worker that has not imported its verifier by then never will
 INHERITED = ("HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ")  # no passwords beside model-made text
 DIED = "the verifier's process died"
+MOST_BYTES = 1 << 16  # read at once; a longer answer is none
 OVERSPENT = "the verifier used up its processor time"
 
 log = structlog.get_logger("verifiers")
@@ -99,15 +100,23 @@ class _Worker:
         if self._process is None or self._streams is None or self._process.poll() is not None:
             self._streams = await self.launch()
         reader, writer = self._streams
+        wanted, rest = len(verdicts) + len(texts), b""
         try:
             writer.write(encode_request(problem, texts))
-            for _ in texts:
+            while len(verdicts) < wanted:
                 async with asyncio.timeout(self._seconds):
                     await writer.drain()
-                    answer = await reader.readline()
-                if not answer.endswith(b"\n"):
+                    answers = await reader.read(MOST_BYTES)  # of as many completions as are judged by now
+                if not answers:
                     raise ConnectionResetError
-                verdicts.append(decode_answer(answer))
+                *lines, rest = (rest + answers).split(b"\n")
+                if len(rest) > MOST_BYTES:
+                    raise Malformed("a line without end")
+                left = wanted - len(verdicts)
+                for line in lines[:left]:
+                    verdicts.append(decode_answer(line + b"\n"))
+                if len(lines) > left or (len(lines) == left and rest):
+                    self.kill()  # it has said more than it was asked, which would be taken for the next group's
         except TimeoutError:
             self.kill()
             return f"the verifier ran for more than {self._seconds:g} s"

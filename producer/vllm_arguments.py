@@ -59,9 +59,11 @@ def engine_arguments(model: str, recipe: GeneratorRecipe, extension: str, on_cpu
         # samples behind a part and turns the request's seeded generator back, which a CPU's generator cannot do.
         whole = settings.slots * sampling.group_size * recipe.sampling.max_sequence
         # Blocks of 32, the smallest that CPU attention takes: a group shares whole blocks of its prompt only.
-        cache = {"kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30), "block_size": 32}
+        cache = {"kv_cache_memory_bytes": int((settings.kv_cache_gib or 1.0) * 2**30), "block_size": 32}
         executor = {"distributed_executor_backend": "producer.quiet_executor.QuietExecutor"}
         return arguments | cache | executor | {"max_num_batched_tokens": whole}
+    if settings.kv_cache_gib is not None:  # then vLLM measures nothing
+        arguments["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * 2**30)
     return arguments | {"gpu_memory_utilization": settings.gpu_memory_fraction}
 
 

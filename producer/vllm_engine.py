@@ -10,26 +10,34 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeVar
 
-import numpy as np
+import structlog
 
 from broker.errors import Refused
-from broker.schema import Ints, VersionSpan
+from broker.schema import Ints
 from producer import model_files, weights
 from producer.engine import Completion
 from producer.gate import Gate
 from producer.lifeline import while_alive
 from producer.settings import GeneratorRecipe
+from producer.turn import devices, turn
 from producer.vllm_arguments import engine_arguments, sampling_parameters, set_environment
+from producer.vllm_outputs import SpanSource, completion, span_source
 
 COLDEST = 0.01  # vLLM samples below this temperature at this temperature, and below 1e-5 greedily
 STOP_SECONDS = 15.0
 GENERATOR_PID = "HEADRACE_GENERATOR_PID"  # environment of vLLM's processes
-SpanSource = Literal["reported", "drained", "conservative"]
+LOOK_SECONDS = 0.05  # how often workers are asked whether they have read a version
+
+
+T = TypeVar("T")
+
+log = structlog.get_logger("generator")
 
 
 class VllmEngine:
@@ -48,6 +56,8 @@ class VllmEngine:
         self._shapes: model_files.Shapes | None = None
         self._eos: tuple[int, ...] = ()
         self._lost = False
+        self._still = 0.0
+        self._told_why = False
         self._serial = itertools.count()
         self._refreshing = asyncio.Lock()
         self._gate = Gate()
@@ -61,6 +71,11 @@ class VllmEngine:
     def policy_version(self) -> int:
         """Version of the weights it holds; -1 before the first refresh."""
         return self._version
+
+    @property
+    def still_seconds(self) -> float:
+        """Seconds in which vLLM stood still, from the end of the last step it had begun to its word that it goes on."""
+        return self._still
 
     @property
     def alive(self) -> bool:
@@ -89,10 +104,11 @@ class VllmEngine:
             raise Refused(
                 f"generator.device is {wanted} and vLLM runs on {has} here", "install the other build of vLLM"
             )
+        arguments = engine_arguments(self._model, self._recipe, self.extension, on_cpu)
+        shared = () if on_cpu else devices(self._recipe.generator.tensor_parallel)
         try:
-            self._llm = AsyncLLM.from_engine_args(
-                AsyncEngineArgs(**engine_arguments(self._model, self._recipe, self.extension, on_cpu))
-            )
+            async with turn(shared):
+                self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         except (OSError, ValueError, RuntimeError) as error:
             cause = f"vLLM cannot serve {self._model} ({model_files.first_line(error)})"
             raise Refused(cause, "see its own messages above") from error
@@ -125,8 +141,9 @@ class VllmEngine:
             found = await asyncio.to_thread(weights.shapes, folder, Path(self._model))
             if self._shapes is not None:
                 model_files.verify(found, self._shapes)
+            prepared = await self._prepared(folder)
             async with self._quiet(), self._paused():
-                await self._swap(folder, policy_version)
+                await self._swap(folder, policy_version, prepared)
             self._shapes = found
 
     async def stop(self) -> None:
@@ -148,63 +165,70 @@ class VllmEngine:
     @asynccontextmanager
     async def _paused(self) -> AsyncIterator[None]:
         """Requests keep their tokens and lose their key-value cache; it is computed again under the new weights."""
+        began, sampling = 0.0, self._version >= 0
         try:
             async with asyncio.timeout(self._deadline):
-                await self._told(self._llm.pause_generation(mode="keep", clear_cache=True))
+                # What `pause_generation` does, without the 20 ms that it sleeps then for the looks of it.
+                await self._told(self._llm.engine_core.pause_scheduler_async(mode="keep", clear_cache=True))
+            began = time.perf_counter()
             yield
         finally:
             if not self._lost:
                 async with asyncio.timeout(self._deadline):
                     await self._told(self._llm.resume_generation())
+            if began and sampling:
+                self._still += time.perf_counter() - began
 
-    async def _swap(self, folder: Path, version: int) -> None:
+    async def _prepared(self, folder: Path) -> bool:
+        """Have the workers read a version while they go on sampling; False if that cannot be done with this model."""
+        if self._version < 0:
+            return False  # nothing is sampled yet
+        async with asyncio.timeout(self._deadline):
+            if unfit := max(await self._asked("prepare_policy", str(folder), self._model)):
+                if not self._told_why:
+                    log.info("the engine stands still while weights are read", because=unfit)
+                self._told_why = True
+                return False
+            while None in (outcomes := await self._asked("policy_prepared")):
+                await asyncio.sleep(LOOK_SECONDS)
+        if reason := max(outcomes):
+            raise refusal(folder, ValueError(reason))
+        return True
+
+    async def _swap(self, folder: Path, version: int, prepared: bool) -> None:
         try:
             async with asyncio.timeout(self._deadline):
-                await self._load(folder, version)
+                await self._load(folder, version, prepared)
         except BaseException as error:  # cancelled or failed: half of the model may be new
             await self._restore()
             if isinstance(error, (OSError, asyncio.CancelledError)):
                 raise
-            raise ValueError(f"vLLM did not take {folder} ({model_files.first_line(error)})") from error
+            raise refusal(folder, error) from error
         self._folder, self._version = folder, version
 
     async def _restore(self) -> None:
         try:
             async with asyncio.timeout(self._deadline):
-                await self._load(self._folder, self._version)
+                await self._load(self._folder, self._version, prepared=False)
         except BaseException as error:
             self._lost = True  # and stays paused: silence is better than tokens of no version
             raise RuntimeError(f"a refresh failed and {self._folder} could not be put back") from error
 
-    async def _load(self, folder: Path, version: int) -> None:
-        await self._told(self._llm.collective_rpc("reload_policy", args=(str(folder), self._model)))
+    async def _load(self, folder: Path, version: int, prepared: bool) -> None:
+        await (self._asked("exchange_policy") if prepared else self._asked("reload_policy", str(folder), self._model))
         if self._spans == "reported":
             await self._told(self._llm.update_weight_version(str(version)))
 
-    async def _told(self, request: Awaitable[Any]) -> None:
+    async def _asked(self, method: str, *arguments: str) -> list[Any]:
+        """What each worker's extension answers."""
+        return list(await self._told(self._llm.collective_rpc(method, args=arguments)))
+
+    async def _told(self, request: Awaitable[T]) -> T:
         """A request to vLLM's processes, which leave it unanswered when they die."""
         llm = self._llm
-        await while_alive(request, lambda: not llm.errored)
+        return await while_alive(request, lambda: not llm.errored)
 
 
-def span_source(llm: Any, conservative: bool) -> SpanSource:
-    """How version spans are known: reported by vLLM (0.32 and later), else by the recipe's choice between two evils."""
-    from vllm.outputs import CompletionOutput
-
-    if hasattr(llm, "update_weight_version") and "weight_versions" in CompletionOutput.__dataclass_fields__:
-        return "reported"
-    return "conservative" if conservative else "drained"
-
-
-def completion(output: Any, version: int, reported: bool) -> Completion:
-    """vLLM's `CompletionOutput` as ours; without `reported` spans all of it is `version`'s, which it started with."""
-    if output.finish_reason not in ("stop", "length"):
-        raise RuntimeError(f"vLLM ended a request with {output.finish_reason}")
-    tokens = np.asarray(output.token_ids, np.int32)
-    logprobs = np.asarray(output.logprobs.logprobs, np.float32)  # flat and of the sampled tokens alone: one a token
-    if len(logprobs) != len(tokens):
-        raise RuntimeError(f"vLLM returned {len(logprobs)} log-probs for {len(tokens)} tokens")
-    spans: tuple[VersionSpan, ...] = (VersionSpan(version, 0, len(tokens)),)
-    if reported:
-        spans = tuple(VersionSpan(int(span.version), span.start, span.end) for span in output.weight_versions)
-    return Completion(tokens, logprobs, spans, output.finish_reason == "length")
+def refusal(folder: Path, error: BaseException) -> ValueError:
+    """That vLLM's workers could not do with a folder what they should."""
+    return ValueError(f"vLLM did not take {folder} ({model_files.first_line(error)})")

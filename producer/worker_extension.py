@@ -1,7 +1,8 @@
 """What Headrace adds to vLLM's worker: taking a policy's weights from a folder into the live model.
 
-Invariant: after `reload_policy` returns, every parameter of the model, tied heads included, is the folder's; if it
-raises, the model is in no defined state and the caller must reload a good folder before it samples again.
+Invariant: after `reload_policy` or `exchange_policy` returns, every parameter of the model, tied heads included, is the
+folder's; if it raises, the model is in no defined state and the caller must reload a good folder before it samples
+again. `prepare_policy` touches nothing of the model.
 Refuses to know versions and requests: the caller has paused the engine. Importing it in a worker process also ties that
 process to its generator: vLLM's processes survive one that is killed, and hold the device against its successor.
 """
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 
 from producer import weights
+from producer.spare import Spare
 from producer.vllm_engine import GENERATOR_PID
 
 
@@ -27,6 +29,7 @@ class PolicyExtension:
     """Mixed into the worker class by `worker_extension_cls`; `self` is vLLM's worker."""
 
     policy_base = Path()  # what an adapter is laid onto
+    policy_spare: Spare | None = None
 
     def reload_policy(self, folder: str, base: str = "") -> None:
         """Replace the weights in place, through vLLM's own loader: it also re-packs what CPU kernels have pre-packed.
@@ -37,6 +40,8 @@ class PolicyExtension:
         self.policy_base = Path(base)
         worker: Any = self
         model = worker.get_model()
+        if self.policy_spare is not None:
+            self.policy_spare.abandon()
         # A tied head gets no weights of its own, which vLLM warns about at every reload; completeness is checked here.
         logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
         with _Recording(model) as loaded:
@@ -49,6 +54,31 @@ class PolicyExtension:
         missing = sorted(dict(model.named_parameters()).keys() - loaded) if loaded else []
         if missing:
             raise ValueError(f"{folder} holds no weights for {missing[0]} ({len(missing)} parameters in all)")
+        if self.policy_spare is None:  # the first of all, before anything is sampled: there is time for it
+            self.policy_spare = Spare(model, worker.device, worker.model_config.enforce_eager)
+            self.policy_spare.prove(self.policy_tensors(Path(folder)))
+
+    def prepare_policy(self, folder: str, base: str = "") -> str:
+        """Begin to read a version while the engine goes on; or why it has to be reloaded while the engine stands still.
+
+        Raises `RuntimeError` while an earlier one is still being read.
+        """
+        spare = self.policy_spare
+        if spare is None or spare.unfit:
+            return "nothing was loaded before" if spare is None else spare.unfit
+        self.policy_base = Path(base)
+        spare.begin(self.policy_tensors(Path(folder)))
+        return ""
+
+    def policy_prepared(self) -> str | None:
+        """None while it is being read; then why that failed, empty if it did not."""
+        assert self.policy_spare is not None
+        return self.policy_spare.outcome
+
+    def exchange_policy(self) -> None:
+        """Replace the weights by those that were prepared. The caller has paused the engine."""
+        assert self.policy_spare is not None
+        self.policy_spare.exchange()
 
     def policy_tensors(self, folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
         """Every tensor of the version in `folder` by name."""

@@ -37,6 +37,8 @@ EXTRA: dict[str, set[str]] = {
     "producer/model_files.py": {"safetensors"},
     "producer/weights.py": {"torch", "safetensors"},
     "producer/worker_extension.py": {"vllm", "torch"},
+    "producer/spare.py": {"vllm", "torch"},
+    "producer/vllm_outputs.py": {"vllm"},
     "producer/quiet_executor.py": {"vllm"},
     "producer/transformers_engine.py": {"torch"},
     "monitoring/grafana/build.py": {"grafana_foundation_sdk"},

@@ -171,6 +171,15 @@ WEIGHTS = [
         },
     ),
     Chart(
+        24,
+        "Standing still for weights",
+        "Share of its time in which each generator samples nothing because weights are being replaced. Above 2 %: "
+        "publish less often (learner.publish_every).",
+        SHARE,
+        {"{{instance}}": "sum by (instance) (rate(headrace_generator_pause_seconds_sum[$window]))"},
+        limits=[(0.02, YELLOW)],
+    ),
+    Chart(
         23,
         "What went wrong",
         "Within the window: versions that could not be taken up, groups published as failed, engines started anew. "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ from broker.ledger import Ledger
 from broker.patience import Patience
 from broker.schema import KINDS, Kind, Rollout, RolloutGroup, Ticket, VersionSpan, encode_group, encode_ticket
 from broker.streams import RolloutStream, create_groups, forget_generators
-from broker.tickets import Claim, TicketStream
+from broker.tickets import LOOKS, TOGETHER_BYTES, Claim, TicketStream
+from tests.clock import Clock
 from tests.system.pipeline import wait_until
 
 LEASE = 60.0
@@ -73,6 +75,12 @@ def owners(client: redis_library.Redis, keys: Keys, kind: Kind = "train") -> lis
     return [entry["consumer"] for entry in pending]
 
 
+def calls(client: redis_library.Redis, command: str) -> int:
+    """How often the server has run it, in scripts or alone."""
+    told: Any = client.info("commandstats")
+    return int(told.get(f"cmdstat_{command}", {}).get("calls", 0))
+
+
 def ids(claims: list[Claim]) -> list[str]:
     return [claim.ticket.ticket_id for claim in claims]
 
@@ -107,6 +115,28 @@ def test_a_command_that_was_sent_twice_publishes_once(
     (claim,) = stream.claim(1, block_seconds=0)
     assert [stream.publish(claim, group_of(claim, "g")) for _ in range(3)] == [True, False, False]
     assert len(rollouts.claim(10, 0)) == 1
+
+
+def test_groups_published_together_are_each_on_their_own(
+    redis: redis_library.Redis, keys: Keys, join: Join, rollouts: RolloutStream
+) -> None:
+    """Of either kind, one a copy, and more bytes than the server is given at once."""
+    issue(redis, keys, *(ticket(n) for n in range(4)), *(ticket(n, "eval") for n in range(2)))
+    stream = join("g")
+    claims = stream.claim(6, block_seconds=0)
+    copied = claims[3]
+    assert stream.publish(copied, group_of(copied, "another"))
+    answers = [
+        (claim, replace(group_of(claim, "g"), prompt=np.ones(TOGETHER_BYTES // 12, np.int32))) for claim in claims
+    ]
+    before = calls(redis, "evalsha")
+    assert stream.publish_all(answers) == [claim != copied for claim in claims]
+    assert calls(redis, "evalsha") - before == 3, "two of evaluation in one step, four of training in two"
+    arrivals = {a.ticket_id: a.group for a in rollouts.claim(10, 0)}
+    assert {t: g is not None and g.generator for t, g in arrivals.items()} == {
+        claim.ticket.ticket_id: "another" if claim == copied else "g" for claim in claims
+    }
+    assert redis.get(keys.late) == b"1"
 
 
 # -- handing back -----------------------------------------------------------------------------------------------------
@@ -214,6 +244,46 @@ def test_past_its_deliveries_a_ticket_is_settled_with_a_tombstone(
     assert (arrival.kind, arrival.ticket_id) == (kind, ticket(0, kind).ticket_id)
     assert arrival.group.failed == "delivered 3 times, never answered"
     assert redis.xlen(keys.tickets(kind)) == 1
+
+
+# What five claims of new tickets take: five scripts, and what these do on either stream.
+COMMANDS = {"evalsha": 5, "xreadgroup": 10, "xpending": 10, "xautoclaim": 0, "xclaim": 0}
+
+
+def test_new_tickets_are_claimed_in_one_step(redis: redis_library.Redis, keys: Keys, join: Join) -> None:
+    """A generator claims for every group it answers: what that takes must not grow with what others hold."""
+    issue(redis, keys, *(ticket(n) for n in range(40)))
+    join("other").claim(30, block_seconds=0)
+    stream = join("g")
+    stream.claim(1, block_seconds=0)  # its first look for lapsed ones
+    before = {name: calls(redis, name) for name in COMMANDS}
+    for _ in range(5):
+        assert len(stream.claim(1, block_seconds=0)) == 1
+    assert {name: calls(redis, name) - before[name] for name in COMMANDS} == COMMANDS
+
+
+def test_who_is_never_idle_looks_for_lapsed_tickets_some_times_a_lease(
+    redis: redis_library.Redis, blocking: redis_library.Redis, keys: Keys, join: Join
+) -> None:
+    issue(redis, keys, *(ticket(n) for n in range(9)))
+    join("dead").claim(1, block_seconds=0)
+    clock = Clock(0.0)
+    busy = TicketStream(redis, blocking, keys, "busy", LEASE, 3, clock=clock)
+    busy.claim(1, block_seconds=0)
+    age(redis, keys)
+    clock.now += LEASE / LOOKS - 1
+    assert ids(busy.claim(1, block_seconds=0)) == ["t0000000002"]
+    clock.now += 1
+    assert ids(busy.claim(1, block_seconds=0)) == ["t0000000000"]
+
+
+def test_who_is_never_idle_takes_what_was_handed_back_next(redis: redis_library.Redis, keys: Keys, join: Join) -> None:
+    issue(redis, keys, *(ticket(n) for n in range(9)))
+    leaving, busy = join("leaving"), join("busy")
+    (claim,) = leaving.claim(1, block_seconds=0)
+    busy.claim(1, block_seconds=0)
+    leaving.give_back(claim)
+    assert ids(busy.claim(1, block_seconds=0) + busy.claim(1, block_seconds=0)) == ["t0000000002", "t0000000000"]
 
 
 def test_a_reader_that_waits_is_woken_by_a_ticket(redis: redis_library.Redis, keys: Keys, join: Join) -> None:

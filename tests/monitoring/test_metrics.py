@@ -89,6 +89,7 @@ def generator() -> GeneratorMetrics:
     for event in ("claimed", "published", "late", "lost", "handed_back"):
         metrics.tickets.labels(event=event).inc()
     metrics.refresh_seconds.observe(0.2)
+    metrics.pause_seconds.observe(0.05)
     with metrics.phase("sample"):
         metrics.slots.set(4)
     return metrics

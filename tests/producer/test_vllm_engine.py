@@ -32,7 +32,8 @@ from monitoring.catalogue import VLLM
 from monitoring.metrics import GeneratorMetrics
 from producer.engine import Completion
 from producer.settings import GeneratorRecipe
-from producer.vllm_engine import SpanSource, VllmEngine
+from producer.vllm_engine import VllmEngine
+from producer.vllm_outputs import SpanSource
 from producer.worker_extension import PolicyExtension
 from tests.consumer.groups import policy_model, recipe
 
@@ -101,7 +102,10 @@ def published(version: int) -> dict[str, torch.Tensor]:
 class AuditedWorker(PolicyExtension):
     """The extension under test with a window on the weights, and with faults that a folder's marker files switch on."""
 
+    audited_folder = Path()
+
     def policy_tensors(self, folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+        self.audited_folder = folder
         for number, item in enumerate(super().policy_tensors(folder)):
             if number == 7 and (folder / "break-off").exists():
                 raise OSError("the disk is gone")
@@ -109,6 +113,17 @@ class AuditedWorker(PolicyExtension):
                 (folder / "begun").touch()
                 time.sleep(float((folder / "hang").read_text()))  # the fault itself, not a way to wait for something
             yield item
+
+    def exchange_policy(self) -> None:
+        super().exchange_policy()
+        if (self.audited_folder / "fail-late").exists():
+            raise OSError("the bus is gone")
+
+    def spare_unfit(self, reason: str) -> str:
+        """Why versions are not prepared beside the sampling, until now; from now on `reason`."""
+        assert self.policy_spare is not None
+        before, self.policy_spare.unfit = self.policy_spare.unfit, reason
+        return before
 
     def weight_differences(self, folder: str) -> dict[str, float]:
         """Largest difference of every module's effective weight, as it multiplies, to the folder's tensors."""
@@ -182,6 +197,16 @@ def make_engine(
     assert not run(started._llm.is_paused())
 
 
+@pytest.fixture(params=["prepared", "reloaded"])
+def way(request: pytest.FixtureRequest, run: Run[Any], make_engine: Callable[..., VllmEngine]) -> Iterator[str]:
+    """Both ways in which weights come: read while the engine goes on and exchanged, or read while it stands still."""
+    llm = make_engine()._llm
+    [before] = run(llm.collective_rpc("spare_unfit", args=("" if request.param == "prepared" else "as a test",)))
+    assert before == "", "this model is one that can be prepared"
+    yield request.param
+    run(llm.collective_rpc("spare_unfit", args=("",)))
+
+
 @pytest.fixture
 def engine(make_engine: Callable[..., VllmEngine]) -> VllmEngine:
     return make_engine()
@@ -251,7 +276,7 @@ def assert_holds(run: Run[Any], engine: VllmEngine, folder: Path) -> None:
 
 @pytest.mark.engine
 def test_each_token_is_the_version_s_of_its_span_across_two_refreshes_in_flight(
-    run: Run[Any], engine: VllmEngine, folders: dict[int | str, Path]
+    run: Run[Any], engine: VllmEngine, folders: dict[int | str, Path], way: str
 ) -> None:
     assert [
         abs(make_weights(a).lm_head.weight - make_weights(b).lm_head.weight).max() > 0.1 for a, b in ((0, 1), (1, 2))
@@ -261,9 +286,9 @@ def test_each_token_is_the_version_s_of_its_span_across_two_refreshes_in_flight(
         groups = [asyncio.create_task(engine.sample(prompt, seed, f"g{seed}")) for seed, prompt in enumerate(prompts)]
         for version, tokens in ((1, 40), (2, 150)):
             await until(lambda: progress(engine) >= tokens)
-            began = time.perf_counter()
+            began, still = time.perf_counter(), engine.still_seconds
             await engine.refresh(folders[version], version)
-            print(f"refresh to {version}: {time.perf_counter() - began:.3f} s")
+            assert 0.0 < engine.still_seconds - still < time.perf_counter() - began
         return await asyncio.gather(*groups)
 
     prompts = [PROMPT, LONG_PROMPT]
@@ -278,7 +303,7 @@ def test_each_token_is_the_version_s_of_its_span_across_two_refreshes_in_flight(
 
 @pytest.mark.engine
 def test_a_refresh_reaches_every_weight_and_the_tied_head(
-    run: Run[Any], engine: VllmEngine, folders: dict[int | str, Path]
+    run: Run[Any], engine: VllmEngine, folders: dict[int | str, Path], way: str
 ) -> None:
     for version in (1, 2, 0):
         run(engine.refresh(folders[version], version))
@@ -288,7 +313,7 @@ def test_a_refresh_reaches_every_weight_and_the_tied_head(
 
 @pytest.mark.engine
 def test_an_adapter_is_laid_onto_the_model_that_the_engine_was_started_with(
-    run: Run[Any], engine: VllmEngine, folders: dict[int | str, Path], tmp_path: Path
+    run: Run[Any], engine: VllmEngine, folders: dict[int | str, Path], tmp_path: Path, way: str
 ) -> None:
     of = recipe({"lora_rank": 4, "lora_publish": "adapter"}).learner
     base, module = Path(folders["model"]), copy.deepcopy(make_weights(100))
@@ -394,6 +419,11 @@ def break_off(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
     (folder / "break-off").touch()
 
 
+def fail_late(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "fail-late").touch()
+
+
 @pytest.mark.engine
 @pytest.mark.parametrize(
     ("spoil", "complaint"),
@@ -403,8 +433,9 @@ def break_off(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
         (spoil_a_shape, "the weights have a misshapen model.norm.weight"),
         (spoil_a_name, "the weights lack model.layers.1.mlp.down_proj.weight"),
         (break_off, "vLLM did not take .*the disk is gone"),
+        (fail_late, "vLLM did not take .*the bus is gone"),
     ],
-    ids=["missing", "truncated", "shape", "name", "break-off"],
+    ids=["missing", "truncated", "shape", "name", "break-off", "late"],
 )
 def test_a_failed_refresh_leaves_the_old_weights_serving(
     run: Run[Any],
@@ -434,6 +465,21 @@ def test_a_failed_refresh_leaves_the_old_weights_serving(
 
 
 @pytest.mark.engine
+def test_a_reload_that_breaks_off_leaves_the_old_weights_serving(
+    run: Run[Any], make_engine: Callable[..., VllmEngine], folders: dict[int | str, Path], tmp_path: Path, way: str
+) -> None:
+    """Whichever way it was taken: half of the model is never new."""
+    engine = make_engine(max_tokens=20)
+    break_off(tmp_path, published(1))
+    with pytest.raises(ValueError, match="the disk is gone"):
+        run(engine.refresh(tmp_path, 1))
+    assert worst_errors(run(engine.sample(PROMPT, 5, "a"))) == pytest.approx({0: 0.0}, abs=TOLERANCE)
+    assert_holds(run, engine, folders[0])
+    run(engine.refresh(folders[2], 2))
+    assert_holds(run, engine, folders[2])
+
+
+@pytest.mark.engine
 def test_the_first_version_of_all_must_be_complete_too(
     run: Run[Any], started: VllmEngine, folders: dict[int | str, Path], tmp_path: Path
 ) -> None:
@@ -451,7 +497,7 @@ def test_the_first_version_of_all_must_be_complete_too(
 
 @pytest.mark.engine
 def test_a_reload_that_takes_too_long_is_given_up(
-    run: Run[Any], make_engine: Callable[..., VllmEngine], folders: dict[int | str, Path], tmp_path: Path
+    run: Run[Any], make_engine: Callable[..., VllmEngine], folders: dict[int | str, Path], tmp_path: Path, way: str
 ) -> None:
     engine = make_engine(max_tokens=20)
     save_file(published(1), tmp_path / "model.safetensors")
@@ -468,7 +514,7 @@ def test_an_engine_that_cannot_go_back_says_so_and_samples_no_more(
     run: Run[Any], make_engine: Callable[..., VllmEngine], folders: dict[int | str, Path], tmp_path: Path
 ) -> None:
     engine = make_engine(max_tokens=20)
-    break_off(tmp_path, published(1))
+    fail_late(tmp_path, published(1))
     engine._folder = tmp_path / "pruned"
     with pytest.raises(RuntimeError, match="could not be put back"):
         run(engine.refresh(tmp_path, 1))
@@ -481,7 +527,7 @@ def test_an_engine_that_cannot_go_back_says_so_and_samples_no_more(
 
 @pytest.mark.engine
 def test_a_refresh_that_is_cancelled_puts_the_old_weights_back(
-    run: Run[Any], make_engine: Callable[..., VllmEngine], folders: dict[int | str, Path], tmp_path: Path
+    run: Run[Any], make_engine: Callable[..., VllmEngine], folders: dict[int | str, Path], tmp_path: Path, way: str
 ) -> None:
     engine = make_engine(max_tokens=20)
     save_file(published(1), tmp_path / "model.safetensors")

@@ -1,0 +1,9 @@
+"""All ways of getting a group across, by name: what processes of a trial import."""
+
+from __future__ import annotations
+
+from benchmarks.transport_bare import BARE
+from benchmarks.transport_ours import OURS
+from benchmarks.transport_pickle import PICKLE, PICKLE_TEXTS
+
+WAYS = {way.name: way for way in (OURS, BARE, PICKLE, PICKLE_TEXTS)}
