@@ -6,20 +6,20 @@ bound or dropped, or with books that do not balance, ends in an error. Refuses t
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 import redis
 
 from benchmarks.scale_floor import Sides, floor
-from benchmarks.scale_times import Times
+from benchmarks.scale_times import DISTRIBUTIONS, Floats
 from benchmarks.virtual_fleet import Fleet
 from benchmarks.virtual_learner import VirtualLearner
 from benchmarks.virtual_load import Shape
@@ -38,7 +38,7 @@ KEYS = Keys("scale")
 class Job:
     """A run to be made. Generators together are as fast as the learner: a slot for each group of a step."""
 
-    times: Times
+    times: str  # of DISTRIBUTIONS, so that a job can be sent to another process
     depth: int
     bound: int
     order: Order = "ready"
@@ -46,6 +46,11 @@ class Job:
     slots: int = 8
     steps: int = 200
     seed: int = 1
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.times}, {self.order}, depth {self.depth}, bound {self.bound}, {self.generators} generators"
 
     @property
     def shape(self) -> Shape:
@@ -72,13 +77,7 @@ class Job:
 class Outcome:
     """What came of it. `idle`: of the learner, and of generators' slots, shares of the time from start to end."""
 
-    times: str
-    order: str
-    depth: int
-    bound: int
-    generators: int
-    slots: int
-    steps: int
+    job: Job
     idle: float
     promised: float  # floors
     told: float
@@ -88,10 +87,6 @@ class Outcome:
     slots_idle: float
     groups_a_step: float  # trained, in the time of a step
     seconds: float  # real ones
-
-    def told_as(self) -> dict[str, Any]:
-        """As plain data."""
-        return asdict(self)
 
 
 @contextmanager
@@ -110,23 +105,24 @@ def played(job: Job) -> Outcome:
     """One run, on a Redis of its own."""
     began = time.perf_counter()
     with server() as (_, client), tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
-        return _outcome(job, *play(client, Path(folder), job), began)
+        found = _outcome(job, *play(client, Path(folder), job), began)
+    print(f"{job.name} ({found.seconds:.0f} s)", file=sys.stderr, flush=True)
+    return found
 
 
-def times_of(job: Job) -> Any:
+def times_of(job: Job) -> Floats:
     """(groups,) of as many groups as can be issued."""
     groups = job.sides.capacity + job.steps * job.sides.groups_per_step
-    return job.times.draw(np.random.default_rng(job.seed), groups)
+    return DISTRIBUTIONS[job.times]().draw(np.random.default_rng(job.seed), groups)
 
 
 def play(client: redis.Redis, folder: Path, job: Job) -> tuple[VirtualLearner, float]:
-    """The learner after its last step, and the slots' busy time."""
-    agenda, times = Agenda(), iter(times_of(job))
-    busy = [0.0]
+    """The learner after its last step, and how long all slots together have been busy."""
+    agenda, times, begun = Agenda(), iter(times_of(job)), list[tuple[float, float]]()
 
     def sample() -> float:
-        busy.append(float(next(times)))
-        return busy[-1]
+        begun.append((agenda.now, float(next(times))))
+        return begun[-1][1]
 
     learner = VirtualLearner(
         client, KEYS, folder, job.shape, agenda, lambda: 1.0, lambda: fleet.serve(), order=job.order
@@ -136,7 +132,7 @@ def play(client: redis.Redis, folder: Path, job: Job) -> tuple[VirtualLearner, f
     fleet.scale(job.generators, warm=True)
     while learner.step < job.steps:
         agenda.next()
-    return learner, sum(busy)
+    return learner, sum(min(seconds, agenda.now - began) for began, seconds in begun)
 
 
 def _outcome(job: Job, learner: VirtualLearner, busy: float, began: float) -> Outcome:
@@ -148,13 +144,7 @@ def _outcome(job: Job, learner: VirtualLearner, busy: float, began: float) -> Ou
     assert learner.verdicts["stale"] == 0, "a group went stale and was dropped"
     floors = {knows: floor(times_of(job), job.sides, job.steps, knows) for knows in ("promised", "told", "any")}
     return Outcome(
-        job.times.name,
-        job.order,
-        job.depth,
-        job.bound,
-        job.generators,
-        job.slots,
-        job.steps,
+        job,
         idle=1.0 - learner.step / now,
         staleness=fmean(ages),
         stalest=max(ages),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
@@ -58,3 +58,6 @@ def gsm8k() -> Times:
     lengths, weights = np.concatenate(slowest), np.concatenate(likely) / counts[:, 2].sum()
     seconds = lengths / (lengths * weights).sum()
     return Times("GSM8K", lambda chance, count: chance.choice(seconds, count, p=weights))
+
+
+DISTRIBUTIONS: Mapping[str, Callable[[], Times]] = {"log-normal": lognormal, "GSM8K": gsm8k}

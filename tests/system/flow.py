@@ -253,12 +253,17 @@ class World:
     def check(self) -> None:
         assert self.verdicts["stale"] == 0, "a group went stale and was dropped"
         self.credit_holds()
+        self.the_line_is_what_is_in_play()
         assert max(self.consumed.values(), default=0) <= 1, "a group was consumed twice"
         balance = self.dispatch.ledger.balance()
         assert balance.balanced, balance
 
     def credit_holds(self) -> None:
         assert len(self.dispatch.in_play) <= self.shape.capacity, "more credit in play than capacity"
+
+    def the_line_is_what_is_in_play(self) -> None:
+        in_play, taken = self.dispatch.in_play, self.dispatch.taken
+        assert list(self.dispatch.waiting().items()) == [(t, m) for t, m in in_play.items() if t not in taken]
 
     def complete(self) -> None:
         """From any state, with one healthy generator at hand, the run ends by itself and the books are closed."""

@@ -21,6 +21,7 @@ from broker.schema import KINDS
 from broker.tickets import Claim, TicketStream
 from consumer.buffer import Bound, StalenessBuffer
 from consumer.dispatch import Dispatch
+from consumer.lineup import Lineup
 from tests.system.flow import LEASE, Shape, VirtualGenerator, World
 
 
@@ -225,8 +226,12 @@ class MinimumRaisedAtReclaim(World):
     """A reclaimed ticket is booked at the newest version, although its first owner may still publish."""
 
     def claimed(self, claim: Claim) -> None:
-        if claim.suspect and claim.ticket.ticket_id in self.dispatch.in_play:
-            self.dispatch.in_play[claim.ticket.ticket_id] = self.dispatch.version
+        line = self.dispatch.waiting()
+        if claim.suspect and claim.ticket.ticket_id in line:
+            self.dispatch.lineup = Lineup({**line, claim.ticket.ticket_id: self.dispatch.version})
+
+    def the_line_is_what_is_in_play(self) -> None:
+        """Not asked here: that staleness breaks is the point."""
 
 
 class UnboundedRead(World):
