@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -91,6 +92,8 @@ async def serve_run(recipe: ProcessRecipe, metrics: GeneratorMetrics) -> None:
     try:
         await verifiers.start()
         await engine.start()
+        gc.collect()
+        gc.freeze()  # what is loaded now stays: to look through a million objects again would stop all for a second
         lease, deliveries = recipe.broker.lease_seconds, recipe.broker.max_deliveries
         tickets = TicketStream(client, blocking, keys, name, lease, deliveries, patience)
         policy = reader(recipe, client, keys)

@@ -142,7 +142,7 @@ class Generator:
             ours = await asyncio.to_thread(self.tickets.renew, held)
             reached("generator.renewed")
             for claim in held:
-                if claim.entry_id not in ours and (serving := self.hand.drop(claim)) is not None:
+                if claim.entry_id not in ours and (serving := self.hand.lose(claim)) is not None:
                     self.log.warning("lost a ticket to its lapsed lease", ticket=claim.ticket.ticket_id)
                     self.metrics.tickets.labels(event="lost").inc()
                     serving.cancel()

@@ -31,11 +31,19 @@ class Hand:
         """The engine has done its part."""
         self._sampled.add(claim.entry_id)
 
-    def drop(self, claim: Claim) -> asyncio.Task[None] | None:
-        """It is no longer ours; who served it, if it still was."""
+    def drop(self, claim: Claim) -> None:
+        """It is no longer ours."""
         self._sampled.discard(claim.entry_id)
-        found = self.serving.pop(claim.entry_id, None)
-        return found and found[1]
+        self.serving.pop(claim.entry_id, None)
+
+    def lose(self, claim: Claim) -> asyncio.Task[None] | None:
+        """Its lease is not ours: drop it, and who served it is to stop. None for one that is published any moment.
+
+        Or just was: a publication ends the lease as well, and if it had lapsed before, says so itself.
+        """
+        if claim.entry_id in self._sampled or claim.entry_id not in self.serving:
+            return None
+        return self.serving.pop(claim.entry_id)[1]
 
     async def drained(self, seconds: float, hurried: asyncio.Event, leave: Callable[[], None]) -> None:
         """Let what is in hand be finished, for so long or until `hurried`; then `leave`, and have the rest given up."""

@@ -81,5 +81,7 @@ class Tokens:
 
     def shown(self, prompt: Ints) -> str:
         """The text of a prompt (P,) as the model is given it, with what marks its turns."""
+        if self._backend is not None:
+            return str(self._backend.decode(prompt.tolist(), skip_special_tokens=False))
         text: str = self._tokenizer.decode(prompt.tolist(), clean_up_tokenization_spaces=False)
         return text

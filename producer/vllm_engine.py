@@ -90,6 +90,7 @@ class VllmEngine:
         set_environment(self._recipe.generator.threads)
         os.environ[GENERATOR_PID] = str(os.getpid())  # the worker extension ends its process with ours
         try:
+            from vllm import envs
             from vllm.engine.arg_utils import AsyncEngineArgs
             from vllm.platforms import current_platform
             from vllm.v1.engine.async_llm import AsyncLLM
@@ -106,12 +107,14 @@ class VllmEngine:
             )
         arguments = engine_arguments(self._model, self._recipe, self.extension, on_cpu)
         shared = () if on_cpu else devices(self._recipe.generator.tensor_parallel)
+        envs.disable_envs_cache()  # of an engine before this one
         try:
             async with turn(shared):
                 self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         except (OSError, ValueError, RuntimeError) as error:
             cause = f"vLLM cannot serve {self._model} ({model_files.first_line(error)})"
             raise Refused(cause, "see its own messages above") from error
+        envs.enable_envs_cache()  # its front end asks the environment about every token
         self._spans = self._spans or span_source(self._llm, self._recipe.generator.conservative_spans)
 
     async def sample(self, prompt: Ints, seed: int, request_id: str) -> list[Completion]:

@@ -44,8 +44,8 @@ SPEED = [
     Chart(
         3,
         "Slots in use",
-        "Tickets in hand of the groups that the engine runs at once. Much below 100 %: no tickets (capacity too "
-        "small, or the learner is slow), or verifying holds them up: see the time beside.",
+        "Groups that are sampled or wait for a version, of those that the engine runs at once. Much below 100 %: no "
+        "tickets (capacity too small, or the learner is slow), or verifiers cannot keep up: see the time beside.",
         SHARE,
         {
             "{{instance}}": "sum by (instance) (headrace_generator_in_flight_groups)"

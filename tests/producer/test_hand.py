@@ -45,9 +45,26 @@ def test_a_group_that_was_sampled_leaves_its_slot() -> None:
         take(third)
         assert (hand.busy, hand.free) == (2, 0)
         assert hand.claims == [first, second, third], "all of them are still held"
-        assert hand.drop(first) is not None
-        assert hand.drop(first) is None
+        hand.drop(first)
         assert (hand.busy, hand.free) == (2, 0)
+
+    with_hand(2, story)
+
+
+def test_what_is_being_published_is_not_lost() -> None:
+    """The lease of a ticket ends with its publication, which whoever renews leases may hear of first."""
+
+    async def story(hand: Hand, take: Callable[[Claim], None]) -> None:
+        sampling, publishing = claims(2)
+        take(sampling)
+        take(publishing)
+        hand.sampled(publishing)
+        lost = hand.lose(sampling)
+        assert lost is not None
+        lost.cancel()
+        assert hand.lose(publishing) is None
+        assert hand.lose(sampling) is None, "once"
+        assert hand.claims == [publishing]
 
     with_hand(2, story)
 
