@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import shutil
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,6 +34,7 @@ from consumer.agreement import must_agree
 from consumer.crew import LeadingTrainer, dismiss, follow
 from consumer.dispatch import Dispatch
 from consumer.evaluation import Evaluator, labels_of
+from consumer.heap import keep_what_is_freed
 from consumer.inbox import CLAIM_SECONDS
 from consumer.learner import Learner
 from consumer.memory import require_room
@@ -46,7 +48,7 @@ from monitoring.metrics import LearnerMetrics
 from monitoring.watchdog import watched
 
 
-def fill_version(model: PolicyModel, source: Path, folder: Path, snapshot: dict[str, Any]) -> None:
+def fill_version(model: PolicyModel, source: Path, folder: Path, snapshot: Mapping[str, Any]) -> None:
     """A policy version is a model directory any library can load: weights, configuration, the tokenizer's bytes."""
     model.write(folder, snapshot)
     copy_tokenizer_files(source, folder)
@@ -203,7 +205,10 @@ def main() -> None:
     recipe = process_recipe(ProcessRecipe, "consumer", "the learner of a run")
     if recipe.learner.threads:
         torch.set_num_threads(recipe.learner.threads)
-    ranks = Ranks.join(device_of(recipe.learner.device))
+    device = device_of(recipe.learner.device)
+    if device == "cpu":
+        keep_what_is_freed()
+    ranks = Ranks.join(device)
     must_agree(recipe, ranks)
     if ranks.world > 1:
         die_with_parent()

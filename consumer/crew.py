@@ -17,6 +17,7 @@ from consumer.model import Copied
 from consumer.ranks import Ranks
 from consumer.shards import Assistant, Shards, dismiss_assistants
 from consumer.trainer import Trainer
+from consumer.transfer import Copies
 
 
 class LeadingTrainer(Trainer):
@@ -27,7 +28,7 @@ class LeadingTrainer(Trainer):
         self.ranks.tell("train", policy_version, [encode_group(group) for group in groups])
         return super().train(groups, policy_version)
 
-    def snapshot(self, what: Copied = "published") -> dict[str, Tensor]:
+    def snapshot(self, what: Copied = "published") -> Copies:
         """As `Trainer.snapshot`: gathered from all ranks."""
         self.ranks.tell("snapshot", what)
         return super().snapshot(what)

@@ -6,15 +6,18 @@ to be always on: a few passes over arrays of one number a token. Refuses to know
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from consumer.objective.tokens import held, total
 from consumer.sheet import Sheet
 
-QUANTILES = {"p01": 0.01, "p50": 0.5, "p99": 0.99}
+QUANTILES = {"ratio_p01": 0.01, "ratio_p50": 0.5, "ratio_p99": 0.99}
+CPU = torch.device("cpu")
 SAMPLE = 1 << 20  # tokens that quantiles are taken of, at most: torch sorts no more than 2^24
 
 
@@ -77,15 +80,22 @@ COLUMNS = ("logprobs", "anchor", "entropy", "clipped", "truncated", "masked", "r
 
 
 class Figures:
-    """A few numbers a token: `table` (len(COLUMNS), N), in the order of the sheet, filled while gradients are taken."""
+    """A few numbers a token: `table` (len(COLUMNS), N), in the order of the sheet, filled while gradients are taken.
 
-    def __init__(self, size: int) -> None:
-        self.table = torch.zeros(len(COLUMNS), size, dtype=torch.float64)
+    It stays where the model computes until it is full: to look at a number there is to wait for the device.
+    """
+
+    def __init__(self, size: int, device: torch.device = CPU) -> None:
+        self.table = torch.zeros(len(COLUMNS), size, dtype=torch.float64, device=device)
 
     def put(self, tokens: Tensor, **values: Tensor) -> None:
         """What was found of these tokens (n,), a value (n,) for each column that is known."""
         for name, value in values.items():
-            self.table[COLUMNS.index(name), tokens] = value.detach().to("cpu", torch.float64)
+            self.table[COLUMNS.index(name), tokens] = value.detach().double()
+
+    def come_home(self) -> None:
+        """To the CPU, where all else is."""
+        self.table = self.table.to(CPU)
 
     def __getitem__(self, name: str) -> Tensor:
         return self.table[COLUMNS.index(name)]
@@ -140,17 +150,18 @@ def step_stats(
         staleness_histogram={int(a): int(c) for a, c in zip(ages, counts, strict=True)},
         completions_by_length={length: len(oldest) for length, oldest in by_length.items()},
         staleness_by_length={length: sum(oldest) / len(oldest) for length, oldest in by_length.items()},
-        **{f"ratio_{name}": quantile(ratio, q) for name, q in QUANTILES.items()},  # type: ignore[arg-type]
+        **dict(zip(QUANTILES, quantiles(ratio, list(QUANTILES.values())), strict=True)),  # type: ignore[arg-type]
         **_fractions(figures, signs),  # type: ignore[arg-type]
     )
 
 
 def staleness_by_length(sheet: Sheet, staleness: Tensor) -> dict[int, list[int]]:
     """The staleness of the oldest token of each completion, by the power of two up to which it is long."""
+    some = np.flatnonzero(sheet.lengths > 0)
+    oldest = np.maximum.reduceat(staleness.numpy(), sheet.starts[some]) if len(some) else some
     found: dict[int, list[int]] = {}
-    for ages in staleness.split(sheet.lengths.tolist()):
-        if len(ages):
-            found.setdefault(1 << (len(ages) - 1).bit_length(), []).append(int(ages.max()))
+    for length, age in zip(sheet.lengths[some].tolist(), oldest.tolist(), strict=True):
+        found.setdefault(1 << (length - 1).bit_length(), []).append(age)
     return dict(sorted(found.items()))
 
 
@@ -167,9 +178,10 @@ def k3(log_ratio: Tensor) -> Tensor:
     return log_ratio.exp() - 1 - log_ratio
 
 
-def quantile(values: Tensor, q: float) -> float:
-    """The q-quantile of (N,), of evenly spaced ones where there are very many."""
-    return float(torch.quantile(values[:: len(values) // SAMPLE + 1], q))
+def quantiles(values: Tensor, qs: Sequence[float]) -> list[float]:
+    """The q-quantiles of (N,), of evenly spaced ones where there are very many."""
+    wanted = torch.tensor(qs, dtype=values.dtype)
+    return [float(q) for q in torch.quantile(values[:: len(values) // SAMPLE + 1], wanted)]
 
 
 def _fractions(figures: Figures, signs: dict[str, Tensor]) -> dict[str, float | None]:

@@ -8,7 +8,7 @@ about.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ class Learner:
     evaluator: Evaluator
     tally: StepTally
     metrics: LearnerMetrics
-    fill: Callable[[Path, dict[str, Any]], None]  # writes a snapshot of the weights as a policy version
+    fill: Callable[[Path, Mapping[str, Any]], None]  # writes a snapshot of the weights as a policy version
     audit: AuditLog = field(default_factory=AuditLog.off)
     clock: Callable[[], float] = time.time
     at: Position = field(default_factory=Position)

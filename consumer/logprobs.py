@@ -17,13 +17,16 @@ from consumer.pack import MicroBatch
 
 
 class LogProbs(nn.Module):
-    """A causal language model of transformers, `model`; `chunk` tokens have logits at once, 0 for a good number."""
+    """A causal language model of transformers, `model`; `chunk` tokens have logits at once, 0 for a good number.
 
-    def __init__(self, model: Any, chunk: int = 0, *, autocast: bool = False) -> None:
+    `compiled` is the way from hidden states to log-probs; the layers are not its business.
+    """
+
+    def __init__(self, model: Any, chunk: int = 0, *, autocast: bool = False, compiled: bool = False) -> None:
         super().__init__()
         self.model = model
         self.chunk = chunk or chunk_for(model.config.get_text_config().vocab_size)
-        self.autocast = autocast
+        self.autocast, self.compiled = autocast, compiled
 
     def forward(self, batch: MicroBatch, temperature: float, entropy: bool = False) -> tuple[Tensor, Tensor]:
         """Log-probs (N,) of the targets and entropies (N,) of their distributions in nats, fp32.
@@ -42,4 +45,5 @@ class LogProbs(nn.Module):
         chosen = hidden.flatten(0, 1).index_select(0, batch.predictor)  # (N, D)
         wide = torch.promote_types(chosen.dtype, torch.float32)
         head = self.model.get_output_embeddings()
-        return chosen_logprobs(head, chosen.to(wide), batch.targets, temperature, self.chunk, entropy=entropy)
+        how = {"entropy": entropy, "compiled": self.compiled}
+        return chosen_logprobs(head, chosen.to(wide), batch.targets, temperature, self.chunk, **how)

@@ -6,7 +6,7 @@ advantages, optimizers and text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -30,6 +30,7 @@ from consumer.logprobs import LogProbs
 from consumer.pack import Layout, MicroBatch
 from consumer.settings import LearnerSettings
 from consumer.sharding import shard, whole
+from consumer.transfer import Copies, Tensors, taken
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Copied = Literal["published", "whole", "adapter"]
@@ -80,7 +81,10 @@ class PolicyModel:
         kind = settings.autocast if settings.autocast != "auto" else ("bfloat16" if device.type == "cuda" else "none")
         self.flops = Flops.of(self.module)
         self.peak_flops = settings.peak_flops or peak(device, bfloat16=kind == "bfloat16")
-        self.net = LogProbs(self.module, settings.logit_chunk, autocast=kind == "bfloat16")
+        if kind == "bfloat16" and device.type == "cuda" and settings.tf32:
+            torch.set_float32_matmul_precision("high")  # of this process: nothing but the head multiplies in fp32
+        how = {"autocast": kind == "bfloat16", "compiled": settings.compile}
+        self.net = LogProbs(self.module, settings.logit_chunk, **how)
         if settings.gradient_checkpointing:
             self.module.gradient_checkpointing_enable({"use_reentrant": False})
         if settings.compile:
@@ -124,21 +128,20 @@ class PolicyModel:
         """The model as it was before its adapters, with the weights that are here anyway. Only with adapters."""
         return _WithoutAdapters(self)
 
-    def snapshot(self, what: Copied = "published") -> dict[str, Tensor]:
-        """A copy on the CPU that training does not touch any more.
+    def snapshot(self, what: Copied = "published") -> Copies:
+        """A copy that training does not touch any more, on its way to the CPU; whoever looks at it waits for it.
 
         `whole`: all weights, tied ones once, adapters merged. `adapter`: the adapters alone. `published`: whichever of
         the two the recipe publishes.
         """
-        only_adapters = what == "adapter" or (what == "published" and self.publishes_adapter)
         if not self.lora:
-            copies = ((n, whole(t, self._published_dtype(t)).to("cpu", copy=True)) for n, t in self._all_tensors())
-            return {name: copy.contiguous() for name, copy in copies}
-        tensors = self.named_tensors() if only_adapters else self._all_tensors()
-        copies = ((name, whole(t).to("cpu", copy=True).contiguous()) for name, t in tensors)
-        if only_adapters:
-            return dict(copies)
-        plain = lora.merged(dict(copies), lora.scale_of(self.module), lora.is_transposed(self.module))
+            return taken((name, whole(t, self._published_dtype(t))) for name, t in self._all_tensors())
+        if what == "adapter" or (what == "published" and self.publishes_adapter):
+            return taken((name, whole(t)) for name, t in self.named_tensors())
+        return taken(((name, whole(t)) for name, t in self._all_tensors()), self._merged)
+
+    def _merged(self, tensors: Tensors) -> Tensors:
+        plain = lora.merged(tensors, lora.scale_of(self.module), lora.is_transposed(self.module))
         return {name: tensor.to(self._published_dtype(tensor)) for name, tensor in plain.items()}
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -166,14 +169,14 @@ class PolicyModel:
         shard(self.net, layers_of(self.module), mesh)
         return self
 
-    def write(self, folder: Path, snapshot: dict[str, Tensor]) -> None:
+    def write(self, folder: Path, snapshot: Mapping[str, Tensor]) -> None:
         """A model directory in Hugging Face layout, or an adapter in peft's, without the tokenizer's files."""
         folder.mkdir(parents=True, exist_ok=True)
         if any(".lora_" in name for name in snapshot):
             dtype = str(self.policy_dtype).removeprefix("torch.")
             lora.write_adapter(folder, self.module, snapshot, self.base, dtype)
             return
-        save_file(snapshot, folder / "model.safetensors", {"format": "pt"})
+        save_file(dict(snapshot), folder / "model.safetensors", {"format": "pt"})
         config = type(self.module.config).from_dict(self.module.config.to_dict())
         config.dtype = next(iter(snapshot.values())).dtype
         config.save_pretrained(folder)

@@ -8,7 +8,7 @@ was taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class Recovery:
     evaluator: Evaluator
     metrics: LearnerMetrics
     durability: Durability
-    fill: Callable[[Path, dict[str, Any]], None]
+    fill: Callable[[Path, Mapping[str, Any]], None]
     at: Position
     log: structlog.stdlib.BoundLogger = field(default_factory=lambda: structlog.get_logger("learner"))
 

@@ -20,6 +20,7 @@ from consumer.optimizer import kind_of, make_optimizer, moments, take_up
 from consumer.ranks import Ranks
 from consumer.settings import LearnerSettings
 from consumer.shards import Shards, contents, read
+from consumer.transfer import Copies
 
 
 class Restorable:
@@ -30,7 +31,7 @@ class Restorable:
         self.optimizer = make_optimizer(model.parameters, settings, ranks.world)
         self.updates, self._copies = 0, 0
 
-    def snapshot(self, what: Copied = "published") -> dict[str, Tensor]:
+    def snapshot(self, what: Copied = "published") -> Copies:
         """The weights, copied, as `PolicyModel.snapshot` has them."""
         return self.model.snapshot(what)
 

@@ -14,6 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from consumer.transfer import sent
+
 ALONE = -1
 
 
@@ -35,29 +37,25 @@ class Segments:
     @classmethod
     def of(cls, lengths: Sequence[int], prompts: Sequence[int]) -> Segments:
         """From lengths and prompts, the rest derived."""
-        sizes = np.asarray(lengths, np.int64)
-        ends = np.cumsum(sizes)
-        spans = [np.arange(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-        keys = [
-            own if prompt == ALONE else np.concatenate([spans[prompt], own])
-            for own, prompt in zip(spans, prompts, strict=True)
-        ]
-        shared = any(prompt != ALONE for prompt in prompts)
+        sizes, of = np.asarray(lengths, np.int64), np.asarray(prompts, np.int64)
+        starts = np.cumsum(sizes) - sizes
+        before = np.where(of == ALONE, 0, sizes[of])
+        spans = np.stack([starts[of], starts], 1).ravel(), np.stack([before, sizes], 1).ravel()  # prompt's, own
         return cls(
             tuple(lengths),
             tuple(prompts),
             _ends(sizes),
-            _ends(np.array([len(k) for k in keys])),
-            torch.from_numpy(np.concatenate(keys)) if shared else None,
+            _ends(before + sizes),
+            torch.from_numpy(ranges(*spans)) if bool((of != ALONE).any()) else None,
         )
 
     def to(self, device: torch.device) -> Segments:
         """The same with its tensors on `device`."""
         return replace(
             self,
-            query_ends=self.query_ends.to(device),
-            key_ends=self.key_ends.to(device),
-            keys=None if self.keys is None else self.keys.to(device),
+            query_ends=sent(self.query_ends, device),
+            key_ends=sent(self.key_ends, device),
+            keys=None if self.keys is None else sent(self.keys, device),
         )
 
     @property
@@ -69,6 +67,13 @@ class Segments:
     def longest(self) -> tuple[int, int]:
         """Most queries, and most keys, of a segment."""
         return max(self.lengths), max(own + before for own, before in zip(self.lengths, self.before, strict=True))
+
+
+def ranges(starts: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """start, start + 1, … of each of them (K,), so many of each (K,), one after another."""
+    ends = np.cumsum(sizes)
+    found: npt.NDArray[np.int64] = np.repeat(starts - (ends - sizes), sizes) + np.arange(ends[-1] if len(ends) else 0)
+    return found
 
 
 def _ends(sizes: npt.NDArray[np.int64]) -> Tensor:

@@ -47,9 +47,16 @@ class LearnerSettings(Section):
         "which any model can be given; auto: whichever of the first two costs less",
     )
     logit_chunk: int = Field(0, ge=0, description="tokens whose logits exist at once; 0: as many as fill 128 MiB")
-    compile: bool = Field(False, description="let torch compile the model's layers; needs a C++ compiler on a CPU")
+    compile: bool = Field(
+        False, description="let torch compile the model's layers and its head; needs a C++ compiler on a CPU"
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     autocast: Literal["none", "bfloat16", "auto"] = Field("auto", description="auto: bfloat16 on CUDA, none on CPU")
+    tf32: bool = Field(
+        True,
+        description="beside autocast on CUDA: the head multiplies in TF32 and sums in fp32, several times as fast and "
+        "far within what bfloat16 costs the body; false: all in fp32",
+    )
     peak_flops: float | None = Field(
         None,
         gt=0,

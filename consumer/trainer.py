@@ -14,15 +14,16 @@ import torch
 from torch import Tensor
 
 from broker.schema import RolloutGroup
+from consumer.blocks import Parcel, parcels_of
+from consumer.columns import Columns
 from consumer.effort import Laps
 from consumer.figures import Figures, StepStats, step_stats
 from consumer.guard import CollapseGuard
 from consumer.model import PolicyModel, Scorer
 from consumer.objective.loss import token_terms
-from consumer.objective.tokens import Tokens
 from consumer.optimizer import set_rate, update
-from consumer.pack import MicroBatch, assign, pack
-from consumer.plan import Plan, plan
+from consumer.pack import assign, micro_batch
+from consumer.plan import plan
 from consumer.ranks import ALONE, Ranks
 from consumer.restorable import Restorable
 from consumer.settings import LearnerRecipe
@@ -60,11 +61,11 @@ class Trainer(Restorable):
         """
         laps, settings, of = Laps(), self.recipe.learner, self.recipe.objective
         sheet, minibatches = Sheet.of(groups), min(settings.minibatches_per_batch, len(groups))
-        packed = self._packed(groups, sheet, minibatches)
+        cut = self._cut(groups, sheet, minibatches)
         laps.lap("pack")
         looks_back = of.needs_whole_batch or (minibatches > 1 and of.needs_anchor)
-        anchor = self._whole(self.model, sheet, packed) if looks_back else None
-        reference = self._whole(self.reference, sheet, packed) if self.reference is not None else None
+        anchor = self._whole(self.model, sheet, cut) if looks_back else None
+        reference = self._whole(self.reference, sheet, cut) if self.reference is not None else None
         laps.lap("forward_backward")
         fixed = plan(
             sheet,
@@ -75,50 +76,55 @@ class Trainer(Restorable):
             anchor=anchor,
             reference=reference,
         )
+        columns = Columns.of(sheet, fixed, anchor, reference, self.model.device)
+        figures, losses, norms = Figures(len(sheet), self.model.device), list[float](), list[float]()
         laps.lap("pack")
-        figures, losses, norms = Figures(len(sheet)), torch.zeros(minibatches, dtype=torch.float64), list[float]()
-        for number, micro_batches in enumerate(packed):
-            for micro_batch, counts in self._ours(micro_batches):
-                loss = self._backward(micro_batch, number, sheet, fixed, anchor, reference, figures if counts else None)
-                losses[number] += loss
+        for number, parcels in enumerate(cut):
+            divisor, progress = fixed.divisors[number], number / minibatches
+            parts = [
+                self._backward(parcel, columns, divisor, progress, figures if counts else None)
+                for parcel, counts in self._ours(parcels)
+            ]
+            losses.append(summed(parts))  # the first word from the device since the minibatch began
             laps.lap("forward_backward")
             rate = self.learning_rate
             norms.append(self._update())
             laps.lap("optimizer")
+        figures.come_home()
         self.ranks.total(figures.table)
         stats = step_stats(
             sheet,
             figures,
             advantages=fixed.advantages,
             staleness=fixed.staleness,
-            losses=self.ranks.total(losses).tolist(),
+            losses=self.ranks.total(torch.tensor(losses, dtype=torch.float64)).tolist(),
             norms=norms,
             rate=rate,
-            padded=sum(m.padded_tokens for micro_batches in packed for m in micro_batches),
+            padded=sum(parcel.padded_tokens for parcels in cut for parcel in parcels),
             with_reference=reference is not None,
         )
         self.uses = Uses.of(sheet, figures, fixed) if self.recipe.broker.audit_entries and self.ranks.leads else None
         self.guard.look(stats)
         laps.lap("figures")
-        return self._with_effort(stats, laps, packed, forward_passes=(anchor is not None) + (reference is not None))
+        return self._with_effort(stats, laps, cut, forward_passes=(anchor is not None) + (reference is not None))
 
     def _with_effort(
-        self, stats: StepStats, laps: Laps, packed: Sequence[Sequence[MicroBatch]], *, forward_passes: int
+        self, stats: StepStats, laps: Laps, cut: Sequence[Sequence[Parcel]], *, forward_passes: int
     ) -> StepStats:
         """A reference is counted as a model of the same size; `forward_passes` are those that have no backward pass."""
-        tokens = sum(micro_batch.real_tokens for micro_batches in packed for micro_batch in micro_batches)
+        tokens = sum(parcel.real_tokens for parcels in cut for parcel in parcels)
         flops = tokens * (self.model.flops.training + forward_passes * self.model.flops.forward)
         peak = None if self.model.peak_flops is None else self.ranks.world * self.model.peak_flops
         mfu = None if peak is None else flops / (peak * laps.total)
         effort = {"train_seconds": laps.total, "phase_seconds": laps.seconds, "flops": flops}
         return replace(stats, **effort, mfu=mfu, peak_flops=peak)  # type: ignore[arg-type]
 
-    def _packed(self, groups: Sequence[RolloutGroup], sheet: Sheet, minibatches: int) -> list[list[MicroBatch]]:
-        """Micro-batches of each minibatch: group i is in minibatch i mod m."""
+    def _cut(self, groups: Sequence[RolloutGroup], sheet: Sheet, minibatches: int) -> list[list[Parcel]]:
+        """What the forward passes of each minibatch are of: group i is in minibatch i mod m."""
         settings, starts = self.recipe.learner, iter(sheet.starts.tolist())
         first = [[next(starts) for _ in range(size)] for size in sheet.sizes]
         return [
-            pack(
+            parcels_of(
                 groups[n::minibatches],
                 list(chain.from_iterable(first[n::minibatches])),
                 settings.tokens_per_micro_batch,
@@ -128,80 +134,62 @@ class Trainer(Restorable):
         ]
 
     def _backward(
-        self,
-        batch: MicroBatch,
-        number: int,
-        sheet: Sheet,
-        fixed: Plan,
-        anchor: Tensor | None,
-        reference: Tensor | None,
-        figures: Figures | None,
-    ) -> float:
-        """Adds the gradient of one micro-batch of minibatch `number`; its part of the loss.
+        self, parcel: Parcel, columns: Columns, divisor: float, progress: float, figures: Figures | None
+    ) -> Tensor:
+        """Adds the gradient of one parcel of the minibatch with this `divisor`; its part of the loss.
 
-        Without `figures` the micro-batch is another rank's, computed to keep it company: it counts for nothing.
+        Nothing here waits for the device: the host makes the tensors of the next parcel while it computes this one.
+        Without `figures` the parcel is another rank's, computed to keep it company: it counts for nothing.
         """
-        of, rows = self.recipe.objective, batch.tokens
-        batch = batch.to(self.model.device)
+        of, batch = self.recipe.objective, micro_batch(parcel).to(self.model.device)
+        rows = batch.tokens
         logprobs, entropy = self.model.logprobs(batch, self.recipe.sampling.temperature, entropy=of.entropy_bonus > 0)
-
-        def of_these(values: Tensor, like: Tensor | None = None) -> Tensor:
-            return values[rows].to(self.model.device, None if like is None else like.dtype)
-
-        start = logprobs.detach() if anchor is None else of_these(anchor, logprobs)
-        tokens = Tokens(
-            logprobs=logprobs,
-            anchor=start,
-            behaviour=of_these(sheet.behaviour, logprobs),
-            advantages=of_these(fixed.advantages, logprobs),
-            staleness=of_these(fixed.staleness),
-            sequences=of_these(sheet.sequences),
-            mask=of_these(fixed.mask),
-            dropped=of_these(fixed.dropped),
-        )
+        tokens = columns.tokens(rows, logprobs)
+        reference = None if columns.reference is None else columns.reference[rows]
         terms = token_terms(
             tokens,
-            of_these(fixed.coefficients, logprobs),
+            columns.coefficients[rows].to(logprobs.dtype),
             of,
-            progress=number / len(fixed.divisors),
-            divisor=fixed.divisors[number],
-            reference=None if reference is None else of_these(reference, logprobs),
+            progress=progress,
+            divisor=divisor,
+            reference=None if reference is None else reference.to(logprobs.dtype),
             entropy=entropy if of.entropy_bonus else None,
         )
         loss = terms.loss.sum() if figures is not None else terms.loss.sum() * 0.0
         loss.backward()
         if figures is None:
-            return 0.0
+            return torch.zeros_like(loss)
         figures.put(
             rows,
             logprobs=logprobs,
-            anchor=start,
+            anchor=tokens.anchor,
             entropy=entropy,
             clipped=terms.clipped,
             truncated=terms.truncated,
             masked=terms.masked,
-            **({} if reference is None else {"reference": reference[rows]}),
+            **({} if reference is None else {"reference": reference}),
         )
-        return float(loss.detach())
+        return loss.detach()
 
-    def _whole(self, model: Scorer, sheet: Sheet, packed: Sequence[Sequence[MicroBatch]]) -> Tensor:
+    def _whole(self, model: Scorer, sheet: Sheet, cut: Sequence[Sequence[Parcel]]) -> Tensor:
         """Log-probs (N,) of all tokens of the batch under `model` as it is now."""
         out: Tensor | None = None
-        for batch, counts in self._ours([m for micro_batches in packed for m in micro_batches]):
+        for parcel, counts in self._ours([parcel for parcels in cut for parcel in parcels]):
+            batch = micro_batch(parcel).to(model.device)
             with torch.no_grad():
-                found = model.logprobs(batch.to(model.device), self.recipe.sampling.temperature)[0].cpu()
-            out = torch.zeros(len(sheet), dtype=found.dtype) if out is None else out
+                found = model.logprobs(batch, self.recipe.sampling.temperature)[0]
+            out = found.new_zeros(len(sheet)) if out is None else out
             if counts:
                 out[batch.tokens] = found
-        return torch.zeros(len(sheet)) if out is None else self.ranks.total(out)
+        return torch.zeros(len(sheet)) if out is None else self.ranks.total(out.cpu())
 
-    def _ours(self, micro_batches: Sequence[MicroBatch]) -> list[tuple[MicroBatch, bool]]:
-        """Our share of the micro-batches, by cost. Every rank has as many, since their collectives meet in each: a rank
-        with fewer goes along with one that counts for nothing (False)."""
-        shares = assign(micro_batches, self.ranks.world)
-        ours = [(micro_batches[i], True) for i in shares[self.ranks.rank]]
+    def _ours(self, parcels: Sequence[Parcel]) -> list[tuple[Parcel, bool]]:
+        """Our share of the parcels, by cost. Every rank has as many, since their collectives meet in each: a rank with
+        fewer goes along with one that counts for nothing (False)."""
+        shares = assign(parcels, self.ranks.world)
+        ours = [(parcels[i], True) for i in shares[self.ranks.rank]]
         idle = max(len(share) for share in shares) - len(ours)
-        smallest = min(micro_batches, key=lambda m: m.cost)
+        smallest = min(parcels, key=lambda parcel: parcel.cost)
         return ours + [(smallest, False)] * idle
 
     def _update(self) -> float:
@@ -213,3 +201,8 @@ class Trainer(Restorable):
             self.updates += 1
         self.optimizer.zero_grad(set_to_none=True)
         return norm
+
+
+def summed(parts: Sequence[Tensor]) -> float:
+    """Of numbers on the device, in their order, in double precision."""
+    return sum(torch.stack(list(parts)).tolist(), 0.0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -79,7 +79,7 @@ class Run:
         metrics, model = LearnerMetrics(), policy_model(llama(), of)
         tally = StepTally(self.folder / of.run.name / "steps.jsonl", of.run.steps, metrics)
 
-        def fill(folder: Path, snapshot: dict[str, Any]) -> None:
+        def fill(folder: Path, snapshot: Mapping[str, Any]) -> None:
             if folder.name.startswith(f".writing-{crash_at}-"):
                 raise InterruptedError("crash")
             model.write(folder, snapshot)

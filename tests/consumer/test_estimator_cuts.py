@@ -10,6 +10,7 @@ import pytest
 
 import consumer.trainer
 from broker.schema import RolloutGroup
+from consumer.blocks import parcels_of
 from consumer.pack import pack
 from consumer.settings import LearnerRecipe, LearnerSettings
 from consumer.sheet import Sheet
@@ -84,7 +85,7 @@ def test_two_minibatches_are_the_same_two_however_they_are_cut(name: str) -> Non
 def test_padding_is_never_looked_at(
     layout: Literal["padded", "shared_prompt"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consumer.trainer, "pack", partial(pack, pad=9))
+    monkeypatch.setattr(consumer.trainer, "parcels_of", partial(parcels_of, pad=9))
     step = trained(gpt2(), cut(130, layout))
     unpadded = pack(GROUPS, Sheet.of(GROUPS).starts.tolist(), 130, layout)
     rows = sum(len(batch.input_ids) for batch in unpadded)

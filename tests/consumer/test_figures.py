@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from broker.schema import RolloutGroup
-from consumer.figures import Figures, StepStats, effective_sample_size, quantile, staleness_by_length, step_stats
+from consumer.figures import Figures, StepStats, effective_sample_size, quantiles, staleness_by_length, step_stats
 from consumer.objective.settings import ObjectiveSettings
 from consumer.sheet import Sheet
 from tests.consumer import oracle
@@ -221,8 +221,7 @@ def test_the_effective_sample_size_falls_with_the_spread_of_the_weights() -> Non
 
 def test_quantiles_of_very_many_tokens_are_of_evenly_spaced_ones() -> None:
     values = torch.arange(20_000_001, dtype=torch.float32) / 20_000_000
-    assert quantile(values, 0.5) == pytest.approx(0.5, abs=1e-4)
-    assert quantile(values, 0.99) == pytest.approx(0.99, abs=1e-4)
+    assert quantiles(values, [0.5, 0.99]) == pytest.approx([0.5, 0.99], abs=1e-4)
 
 
 def test_a_wild_ratio_makes_no_figure_infinite() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from consumer.compiling import why_not
 from consumer.head import CHUNK_BYTES, chosen_logprobs, chunk_for
 from tests.consumer.allocations import Allocations
 
@@ -48,6 +49,51 @@ def test_no_chunk_changes_the_log_probs_the_entropies_or_any_gradient(
     ours, theirs = (gradients(head, hidden, (weights * (a + 0.3 * b)).sum()) for a, b in (found, expected))
     for one, other in zip(ours, theirs, strict=True):
         assert (one - other).abs().max() <= 1e-12 * other.abs().max()
+
+
+@pytest.mark.parametrize("chunk", [5, 10**6])
+def test_log_probs_entropies_and_gradients_are_those_of_autograd_to_the_bit(chunk: int) -> None:
+    head, hidden, targets = made(bias=False)
+    head, hidden = head.float(), hidden.detach().float().requires_grad_()
+    found = chosen_logprobs(head, hidden, targets, 0.6, chunk)
+    logits = torch.cat([head(part) / 0.6 for part in hidden.split(-(-TOKENS // -(-TOKENS // chunk)))])
+    normaliser = torch.logsumexp(logits, -1)
+    expected = logits.gather(1, targets[:, None])[:, 0] - normaliser
+    assert torch.equal(found[0], expected)
+    assert torch.equal(found[1], normaliser - (torch.softmax(logits, -1) * logits).sum(-1))
+    weights = torch.linspace(-1, 2, TOKENS)
+    ours, theirs = (torch.autograd.grad((weights * of).sum(), [hidden])[0] for of in (found[0], expected))
+    assert torch.equal(ours, theirs)
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.skipif(why_not(CPU) is not None, reason=str(why_not(CPU)))
+@pytest.mark.parametrize("entropy", [False, True])
+def test_compiled_it_gives_the_same_and_one_compilation_serves_all_lengths(entropy: bool) -> None:
+    torch.compiler.reset()
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    head, hidden, targets = made()
+    weights = torch.linspace(-1, 2, TOKENS, dtype=torch.float64)
+    for length in (TOKENS, 20, 11):  # several chunks of other lengths each, and one
+        found = []
+        for compiled in (False, True):
+            given = (hidden[:length], targets[:length], 0.6, 12)
+            logprobs, entropies = chosen_logprobs(head, *given, entropy=entropy, compiled=compiled)
+            of = logprobs + 0.3 * entropies if entropy else logprobs
+            found.append([logprobs, entropies, *gradients(head, hidden, (weights[:length] * of).sum())])
+        for one, other in zip(*found, strict=True):
+            assert torch.allclose(one, other, rtol=1e-10, atol=1e-12)
+    assert 0 < torch._dynamo.utils.counters["stats"]["unique_graphs"] - before <= 4
+
+
+def test_a_second_backward_pass_over_what_the_first_has_used_up_is_an_error() -> None:
+    head, hidden, targets = made()
+    loss = chosen_logprobs(head, hidden, targets, 1.0, 10**6)[0].sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 @pytest.mark.parametrize("chunk", [5, 10**6])

@@ -73,9 +73,9 @@ def test_what_was_saved_is_a_copy_that_training_does_not_touch() -> None:
     of = trainer()
     of.train(random_groups(0), 3)
     saved, published = of.state_dict(), of.snapshot()
-    kept = {name: tensor.clone() for name, tensor in (saved | published).items()}
+    kept = {name: tensor.clone() for name, tensor in {**saved, **published}.items()}
     of.train(random_groups(1), 3)
-    assert all(torch.equal((saved | published)[name], tensor) for name, tensor in kept.items())
+    assert all(torch.equal({**saved, **published}[name], tensor) for name, tensor in kept.items())
 
 
 def test_the_state_of_another_model_is_not_taken() -> None:
