@@ -17,7 +17,6 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from broker.keys import Keys
-from broker.schema import KINDS
 from broker.tickets import Claim, TicketStream
 from consumer.buffer import Bound, StalenessBuffer
 from consumer.dispatch import Dispatch
@@ -242,9 +241,7 @@ class UnboundedRead(World):
 
         def claim(self, free: int, *, held: Sequence[Claim] = (), block_seconds: float | None = None) -> list[Claim]:
             claims = [] if self.asleep else self._reclaim(free, held)
-            for kind in KINDS:
-                if len(claims) < free:
-                    claims += self._read(self._client, (kind,), free - len(claims), None)
+            claims += self._new(free - len(claims))
             self.asleep = not claims
             return claims
 
