@@ -28,8 +28,8 @@ from benchmarks.findings import Finding, Leg, machine, ratios, run
 from benchmarks.learner_sides import PADDED, SHARED, SORTED, Shape, Side
 from benchmarks.lengths import LENGTHS, groups_of, real_tokens
 from benchmarks.padded import batches_of, padding
+from broker.heap import keep_what_is_freed
 from broker.schema import RolloutGroup
-from consumer.heap import keep_what_is_freed
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")

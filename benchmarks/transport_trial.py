@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import redis
 
 from broker.connection import connect
+from broker.heap import keep_what_is_freed
 from broker.patience import Patience
 from broker.settings import BrokerSettings
 
@@ -162,7 +163,8 @@ def _clean(client: redis.Redis) -> None:
 
 
 def _enter(way: Way, seat: Seat, waits: tuple[Any, Any], results: Any) -> None:
-    gc.freeze()  # as our processes do, here for every way
+    gc.freeze()  # this and the next as our processes do it, here for every way
+    keep_what_is_freed()
     try:
         results.put(_consume(way, seat, waits) if seat.number == 0 else _produce(way, seat, waits))
     except BaseException:

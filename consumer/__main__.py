@@ -20,6 +20,7 @@ from broker.connection import address, connect, require
 from broker.errors import Behind
 from broker.fence import Fence
 from broker.fingerprint import copy_tokenizer_files
+from broker.heap import keep_what_is_freed
 from broker.joining import Fingerprint, agree, announce, wait_for_task
 from broker.keys import Keys
 from broker.ledger import Ledger
@@ -34,7 +35,6 @@ from consumer.agreement import must_agree
 from consumer.crew import LeadingTrainer, dismiss, follow
 from consumer.dispatch import Dispatch
 from consumer.evaluation import Evaluator, labels_of
-from consumer.heap import keep_what_is_freed
 from consumer.inbox import CLAIM_SECONDS
 from consumer.learner import Learner
 from consumer.memory import require_room

@@ -13,6 +13,7 @@ from pathlib import Path
 from broker.audit_log import AuditLog
 from broker.cli import guarded, process_recipe
 from broker.connection import connect, require
+from broker.heap import keep_what_is_freed
 from broker.joining import Fingerprint, agree, join, register_task
 from broker.keys import Keys
 from broker.log import setup
@@ -125,6 +126,7 @@ async def serve_run(recipe: ProcessRecipe, metrics: GeneratorMetrics) -> None:
 def main() -> None:
     """Entry point."""
     setup("generator")
+    keep_what_is_freed()
     recipe = process_recipe(ProcessRecipe, "producer", "one generator of a run")
     metrics = GeneratorMetrics(stall_seconds=recipe.monitoring.stall_seconds)
     with watched(metrics, recipe.monitoring, recipe.monitoring.generator_port):

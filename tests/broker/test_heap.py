@@ -11,7 +11,7 @@ import pytest
 # In a process of its own: there is no way back. It takes a few tensors until small objects have found other places.
 FAULTS = """
 import resource, torch
-from consumer.heap import keep_what_is_freed
+from broker.heap import keep_what_is_freed
 
 def fresh_pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
