@@ -115,12 +115,6 @@ class Consumer:
             pipe.publish(keys.policy, self._version)
             self._issue(pipe, len(batch))
             self._commit(pipe)
-        with self._client.pipeline(transaction=True) as pipe:
-            pipe.get(keys.writer)
-            for kind in ("eval", "train"):
-                pipe.hgetall(keys.ledger(kind))
-                pipe.hgetall(keys.unsettled(kind))
-            pipe.execute()
         self._settled += len(batch)
         self._trained += batch
         if self._version % self._load.checkpoint_every == 0:

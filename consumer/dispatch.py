@@ -41,7 +41,7 @@ class Dispatch:
     entry_ids: dict[str, bytes] = field(default_factory=dict)  # of trained groups that are not final yet
     cuts: Cuts = field(init=False)  # guarded by the lock as well
     issuer: Issuer = field(init=False)  # and this
-    results: dict[str, Result] = field(default_factory=dict)  # of groups in a batch
+    results: dict[str, tuple[Result, ...]] = field(default_factory=dict)  # of groups in a batch
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
@@ -110,7 +110,7 @@ class Dispatch:
                 self.taken.add(held.group.ticket_id)
                 self.lineup.remove(held.group.ticket_id)
                 self.entry_ids[held.group.ticket_id] = held.entry_id
-                self.results[held.group.ticket_id] = Result.of(held.group)
+                self.results[held.group.ticket_id] = self.issuer.result(held.group)
 
     def consume(self, verdicts: Sequence[tuple[Held, Verdict]]) -> None:
         """Verdicts that are final at once: settle and issue one replacement each, in one MULTI."""
@@ -118,7 +118,8 @@ class Dispatch:
             return
         with self.lock:
             gone = [held.group.ticket_id for held, _ in verdicts]
-            issue = self._next(self._credit(freed=gone), gone, [Result.of(held.group) for held, _ in verdicts])
+            results = [result for held, _ in verdicts for result in self.issuer.result(held.group)]
+            issue = self._next(self._credit(freed=gone), gone, results)
             with self.ledger.transaction() as pipe:
                 for verdict in sorted({verdict for _, verdict in verdicts}):
                     settled = [held for held, its in verdicts if its == verdict]
@@ -163,7 +164,7 @@ class Dispatch:
             self.version = version if publish else previous
             try:
                 credit = self._credit(freed, trained=len(batch)) if publish else 0
-                issue = self._next(credit, freed, [self.results[t] for t in batch])
+                issue = self._next(credit, freed, [result for t in batch for result in self.results[t]])
                 with self.ledger.transaction() as pipe:
                     self.ledger.journal(pipe, entry)
                     if publish:

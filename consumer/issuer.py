@@ -59,6 +59,10 @@ class Issuer:
         self.issued = self._ledger.count("issued")
         self.curriculum.resume(self._ledger.course.read())
 
+    def result(self, group: RolloutGroup) -> tuple[Result, ...]:
+        """What the choice goes by; nothing where it does not look at how groups did."""
+        return (Result.of(group),) if self._flow.course.observes else ()
+
     def next(self, count: int, version: int, in_play: Iterable[str] = (), results: Sequence[Result] = ()) -> Issue:
         """The next `count` tickets at this version, while those `in_play` are out; these results count for the choice.
 
