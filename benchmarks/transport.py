@@ -28,18 +28,18 @@ GROUPS = {4 * KB: 1600, 16 * KB: 1600, 64 * KB: 960, 1024 * KB: 192}  # of a tri
 DEMO = Path("recipes/demo.toml")
 AGAINST = {
     "bare": "bare redis-py with the same commands",
-    "pickle": "pickles, one entry a read",
-    "pickle with texts": "pickles with all that the neighbour sends",
+    "pickles": "pickles, one entry a read",
+    "pickles with texts": "pickles with all that the neighbour sends",
     C_CLIENT: "redis-benchmark's XADD alone",
 }
-LEAST = {("bare", 64 * KB): 0.6, ("pickle", 16 * KB): 5.0}
+LEAST = {("bare", 64 * KB): 0.6, ("pickles", 16 * KB): 5.0}
 MOST_CODING, MOST_OF_DEMO = 5.0, 1.0  # %
 
 
 def of_cells(played: Sequence[Cell], sizes: Sequence[int], sockets: Sequence[str]) -> list[Finding]:
     """A row for each size and socket: all numbers of producers, all rounds."""
     rows = []
-    for other, size, socket in product(("bare", "pickle", C_CLIENT), sizes, sockets):
+    for other, size, socket in product(("bare", "pickles", C_CLIENT), sizes, sockets):
         of = [cell for cell in played if (cell.load.size, cell.socket) == (size, socket)]
         if values := tuple(value for cell in of for value in cell.against(other)):
             what = f"{told(size)} groups over {socket}, against {AGAINST[other]}"
@@ -49,7 +49,7 @@ def of_cells(played: Sequence[Cell], sizes: Sequence[int], sockets: Sequence[str
 
 def of_the_learner(url: str, groups: int, rounds: int) -> list[Finding]:
     """Rows of how fast one learner takes in and settles what is there already: it is one, generators are many."""
-    size, others = 16 * KB, ("bare", "pickle", "pickle with texts")
+    size, others = 16 * KB, ("bare", "pickles", "pickles with texts")
     whole = Load(size, 2, groups, stored=True)
     whole = replace(whole, groups=max(1, groups // whole.round) * whole.round)
     cell = Cell(whole, TCP)
@@ -108,7 +108,7 @@ def measure(options: argparse.Namespace) -> Leg:
         with server(socket) as url:
             for size, producers in product(options.sizes, options.producers):
                 cell = Cell(Load(size, producers, GROUPS[size] // few), socket)
-                cell.play(url, ("ours", "bare", "pickle"), options.rounds)
+                cell.play(url, ("ours", "bare", "pickles"), options.rounds)
                 played.append(cell)
                 print(cell.row(), file=sys.stderr, flush=True)
     rows += of_cells(played, options.sizes, options.sockets)

@@ -53,7 +53,7 @@ class Cell:
 
     def row(self) -> str:
         """Of the table under `HEAD`: medians of the ratios, and which party does how much of the work."""
-        found = [self.against(other) for other in ("bare", "pickle", C_CLIENT)]
+        found = [self.against(other) for other in ("bare", "pickles", C_CLIENT)]
         ratios_of = [f"{statistics.median(values):.2f}×" if values else "" for values in found]
         shares = [f"{self._share(party):.0f} %" for party in ("producers", "consumer", "server")]
         return f"| {' | '.join([told(self.load.size), self.socket, str(self.load.producers), *ratios_of, *shares])} |"

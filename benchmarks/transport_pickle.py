@@ -66,5 +66,5 @@ class Consumer:
             assert group, "a group of nobody"
 
 
-PICKLE = Way("pickle", Producer, Consumer)
-PICKLE_TEXTS = Way("pickle with texts", WithTexts, Consumer)
+PICKLE = Way("pickles", Producer, Consumer)
+PICKLE_TEXTS = Way("pickles with texts", WithTexts, Consumer)
