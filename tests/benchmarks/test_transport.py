@@ -12,7 +12,7 @@ from benchmarks.transport_trial import Load, trial
 from benchmarks.transport_ways import WAYS
 from broker.schema import decode_group, encode_group
 
-LOAD = Load(size=4096, producers=2, groups=128)
+LOAD = Load(size=4096, producers=2, groups=128, stored=True)
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,9 @@ def test_every_group_comes_across(url: str, way: str, stored: bool) -> None:
 
 
 def test_bare_runs_what_ours_runs(url: str) -> None:
-    """What is sent for each group; how often one waits for another is chance."""
+    """What the server does for each group; how often one waits for another is chance, and there is none of it here."""
     ours, bare = (trial(WAYS[way], url, LOAD).commands for way in ("ours", "bare"))
-    assert set(ours) == set(bare) - {"script|load"}
+    beginnings = {"script|load", "eval", "xclaim"}  # scripts that are sent once
+    assert set(ours) - beginnings == set(bare) - beginnings
     for name in ("xadd", "xack", "xdel"):
-        assert bare[name] == pytest.approx(ours[name], rel=0.15), name
+        assert bare[name] == pytest.approx(ours[name], rel=0.05), name
