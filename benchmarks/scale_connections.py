@@ -201,14 +201,15 @@ def _all(pipes: Sequence[Connection], word: str) -> None:
 
 
 def most(url: str, up_to: int) -> tuple[int, str]:
-    """Generators whose two connections the server accepts, and what it said to the first that it did not."""
+    """Generators whose two connections the server accepts, and what became of the first that it did not."""
     settings, clients = BrokerSettings(), list[redis.Redis]()
     try:
         while len(clients) < 2 * up_to:
             clients.append(connect(settings, url))
             clients[-1].ping()
     except (redis.RedisError, OSError) as error:
-        return (len(clients) - 1) // 2, str(error)
+        limit: Any = clients[0].config_get("maxclients")
+        return (len(clients) - 1) // 2, f"{error} (maxclients {limit['maxclients']})"
     finally:
         for client in clients:
             client.close()

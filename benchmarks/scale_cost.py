@@ -140,6 +140,7 @@ class Station:
             self.published,
             COMPLETIONS,
             TOKENS,
+            None,
         )
         self.rollouts.fleet, self.rollouts.agenda, self.rollouts.meter = self.fleet, self.agenda, self.meter
 

@@ -164,7 +164,7 @@ def _connections(rows: Sequence[Row]) -> str:
 
 
 def _limit(most: Row) -> str:
-    ended = f"then the server said: {most['said']}" if most["said"] else "and no more were tried"
+    ended = f"the next connection ended with: {most['said']}" if most["said"] else "and no more were tried"
     return f"Connected at once, with two connections each: {most['generators']:,} generators; {ended}."
 
 

@@ -128,7 +128,8 @@ def play(client: redis.Redis, folder: Path, job: Job) -> tuple[VirtualLearner, f
         client, KEYS, folder, job.shape, agenda, lambda: 1.0, lambda: fleet.serve(), order=job.order
     )
     chance = np.random.default_rng(job.seed)
-    fleet = Fleet(client, KEYS, job.shape, agenda, chance, sample, learner.poll, learner.published)
+    of = (job.shape, agenda, chance, sample, learner.poll, learner.published)
+    fleet = Fleet(client, KEYS, *of, look_seconds=None)  # nobody is lost
     fleet.scale(job.generators, warm=True)
     while learner.step < job.steps:
         agenda.next()

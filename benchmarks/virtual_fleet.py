@@ -56,6 +56,7 @@ class Fleet:
     published: list[float]  # when each policy version was
     completions: int = 2  # of a group
     tokens: int = 1  # of a completion
+    look_seconds: float | None = 0.0  # as TicketStream has it: whose owner is lost is to be found at once
     pods: list[Pod] = field(default_factory=list)
     names: int = 0
 
@@ -95,7 +96,7 @@ class Fleet:
     def _start(self, warm: bool) -> None:
         self.names += 1
         name, leases = f"g{self.names}", (ENDLESS, MOST_DELIVERIES)
-        pod = Pod(TicketStream(self.client, self.client, self.keys, name, *leases, look_seconds=0.0))
+        pod = Pod(TicketStream(self.client, self.client, self.keys, name, *leases, look_seconds=self.look_seconds))
         self.pods.append(pod)
         if warm:
             self._ready(pod)
