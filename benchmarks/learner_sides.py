@@ -77,9 +77,13 @@ def tiny(**how: Any) -> Shape:
 
 def given(folder: Path, **how: Any) -> Shape:
     """The model in a directory."""
-    options = {"dtype": torch.float32, "attn_implementation": "sdpa", "use_safetensors": True}
-    vocabulary = AutoModelForCausalLM.from_pretrained(folder, **options).config.vocab_size
-    return Shape(folder.name, lambda: AutoModelForCausalLM.from_pretrained(folder, **options), vocabulary, **how)
+
+    def loaded() -> Any:
+        return AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="sdpa", use_safetensors=True
+        )
+
+    return Shape(folder.name, loaded, loaded().config.vocab_size, **how)
 
 
 @dataclass

@@ -84,7 +84,7 @@ def test_what_is_stale_says_how_old_it_is_and_what_is_allowed(run: Run) -> None:
         made = mixed(ticket)
         if number != 9:
             return made
-        spans = tuple(replace(span, policy_version=0) for span in made.rollouts[0].spans)
+        spans = tuple(span._replace(policy_version=0) for span in made.rollouts[0].spans)
         return replace(made, rollouts=(replace(made.rollouts[0], spans=spans), *made.rollouts[1:]))
 
     assert run.finish(run.learner(), old) == "finished"
