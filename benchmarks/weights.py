@@ -12,88 +12,32 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import redis
 import torch
-from safetensors.torch import save_file
 
 from benchmarks.changed import Change, changes
 from benchmarks.findings import Finding, Leg, machine, ratios, run
-from broker.embedded import EmbeddedServer
-from broker.fence import Fence
-from broker.keys import Keys
-from broker.policies import writer
-from broker.settings import RecipeBase
+from benchmarks.weights_lane import BACKENDS, Lane, Walk, Way, server
 from broker.shipper import CHUNK_BYTES
 
 SIZES = {"135M": 134_515_008, "0.5B": 494_032_768, "1.5B": 1_543_714_304}  # parameters, heads tied
 QUICK = {"1M": 1_000_000}
-BACKENDS = ("directory", "redis, whole", "redis, differences")
 RATES = (1e-6, 5e-6, 2e-5)
-TENSOR = 1 << 22  # numbers in one of the file
 DELTA_MOST = 5.0  # per cent of the whole version's bytes
-
-
-@dataclass
-class Walk:
-    """Weights that move a little from one version to the next."""
-
-    numbers: int
-    changed: float
-    chance: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
-
-    def __post_init__(self) -> None:
-        torch.manual_seed(0)
-        self.weights = (torch.randn(self.numbers) * 0.02).bfloat16()
-
-    def step(self) -> None:
-        """The next version."""
-        at = torch.from_numpy(self.chance.integers(0, self.numbers, int(self.numbers * self.changed)))
-        self.weights.view(torch.int16)[at] += 1
-
-    def fill(self, folder: Path) -> None:
-        """As a learner fills a version's folder."""
-        parts = dict(enumerate(torch.split(self.weights, TENSOR)))
-        save_file({f"layer.{number}": part for number, part in parts.items()}, folder / "model.safetensors")
-
-
-@dataclass
-class Way:
-    """What one backend took, a value a version: seconds, and bytes that each reader took from Redis."""
-
-    write: list[float] = field(default_factory=list)  # until the pointer can move; a learner trains meanwhile
-    reach: list[float] = field(default_factory=list)  # from there to the last reader
-    received: list[float] = field(default_factory=list)
-
-
-@contextmanager
-def server() -> Iterator[EmbeddedServer]:
-    """A Redis that keeps nothing on disk, as bare redis-py is measured on."""
-    with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder)) as started:
-        client = redis.Redis.from_url(started.url)
-        client.config_set("appendonly", "no")
-        client.config_set("save", "")
-        client.close()
-        yield started
 
 
 def ways(numbers: int, rounds: int, readers: int, changed: float) -> dict[str, Way]:
     """Every backend, version by version in turn; the first, which nobody held before, is not counted."""
     with server() as started, tempfile.TemporaryDirectory(dir="/var/tmp") as scratch:
         walk = Walk(numbers, changed)
-        lanes = [_Lane(name, started.url, Path(scratch), rounds, readers) for name in BACKENDS]
+        lanes = [Lane(name, started.url, Path(scratch), rounds, readers) for name in BACKENDS]
         try:
             for version in range(rounds + 1):
                 for lane in lanes:
@@ -103,82 +47,6 @@ def ways(numbers: int, rounds: int, readers: int, changed: float) -> dict[str, W
             for lane in lanes:
                 lane.close()
         return {lane.name: lane.way for lane in lanes}
-
-
-class _Lane:
-    """One backend: its store, and its readers."""
-
-    def __init__(self, name: str, url: str, scratch: Path, last: int, readers: int) -> None:
-        self.name, self.way, run_name = name, Way(), f"weights-{BACKENDS.index(name)}"
-        backend = "directory" if name == "directory" else "redis"
-        document = {
-            "run": {"name": run_name, "model": "none", "steps": 1},
-            "broker": {"url": url},
-            "policy": {
-                "backend": backend,
-                "directory": str(scratch / run_name),
-                "dtype": "bfloat16",
-                "anchor_every": 1 if name == "redis, whole" else 10**6,
-            },
-            "sampling": {"max_tokens": 1},
-        }
-        recipe = RecipeBase.model_validate(document)
-        self.client, keys = redis.Redis.from_url(url, protocol=2), Keys(run_name)
-        fence = Fence(self.client, keys)
-        fence.take_over()
-        self.store = writer(recipe, self.client, keys, fence)
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.weights_reader",
-            "--last",
-            str(last),
-            "--recipe",
-            json.dumps(document),
-        ]
-        self.readers = [
-            subprocess.Popen([*command, "--name", f"reader-{number}"], stdout=subprocess.PIPE, text=True)
-            for number in range(readers)
-        ]
-        for reader in self.readers:
-            self._told(reader)
-
-    def publish(self, version: int, walk: Walk) -> None:
-        """One version, until every reader has it."""
-        started = time.time()
-        self.store.write(version, walk.fill)
-        written = time.time()
-        sent = self._sent()
-        with self.client.pipeline() as pipe:
-            self.store.point(pipe, version)
-            pipe.execute()
-        held = max(self._told(reader)["held"] for reader in self.readers)
-        if version:
-            self.way.write.append(written - started)
-            self.way.reach.append(held - written)
-            self.way.received.append((self._sent() - sent) / len(self.readers))
-        self.store.prune()
-
-    def close(self) -> None:
-        """End the readers."""
-        for reader in self.readers:
-            reader.kill()
-            reader.wait()
-            if reader.stdout is not None:
-                reader.stdout.close()
-        self.client.close()
-
-    def _sent(self) -> int:
-        info: Any = self.client.info("stats")
-        return int(info["total_net_output_bytes"])
-
-    @staticmethod
-    def _told(reader: subprocess.Popen[str]) -> dict[str, Any]:
-        assert reader.stdout is not None
-        line = reader.stdout.readline()
-        assert line, f"a reader ended with {reader.poll()}"
-        told: dict[str, Any] = json.loads(line)
-        return told
 
 
 def bare(numbers: int, rounds: int) -> dict[str, list[float]]:

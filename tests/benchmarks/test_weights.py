@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.weights import Walk, of_size
+from benchmarks.weights import of_size
+from benchmarks.weights_lane import Walk
 
 
 def test_a_difference_takes_little_and_a_whole_version_all_of_it() -> None:
