@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +18,12 @@ import torch
 
 from benchmarks.findings import Finding, Leg, machine, ratios, run
 from benchmarks.generator_fleet import Fleet, Plain, fleet, plain
-from benchmarks.generator_load import Load, Pause, Sampled, load, model
+from benchmarks.generator_load import Load, Sampled, load, model
 from benchmarks.generator_rig import Rig, rig
 from broker.embedded import EmbeddedServer
 
 NAME = "generator"
-REFRESHED_ROUNDS = 3
+PARTS = ("bare", "refreshes", "processes")
 
 
 @dataclass(frozen=True)
@@ -37,33 +36,34 @@ class Bench:
     scratch: Path
     url: str
 
-    async def one_engine(self) -> tuple[Finding, ...]:
-        """Ours against bare, and refreshes."""
+    async def one_engine(self, parts: Collection[str]) -> list[Finding]:
+        """Ours against bare, and refreshes; whatever is asked for of the two."""
+        found: list[Finding] = []
         recipe = self.of.recipe("one", self.model, self.scratch, self.url, cuda=self.cuda)
         async with rig(recipe) as one:
-            ours, bare = await _against_bare(one, self.of)
-            refreshed = await _refreshed(one, self.of)
-        pauses = [pause for each in refreshed for pause in each.pauses]
-        return (
-            _ratio("Generator, of bare AsyncLLM on the same engine", ours, bare, least=0.97 if self.cuda else 0.90),
-            *self._absolute("Generator", ours),
-            Finding("a refresh: sampling stands still", tuple(p.still for p in pauses), "s", most=0.2),
-            self._asked(pauses),
-            Finding(
-                "the same, of the time on the wall",
-                tuple(100 * sum(p.still for p in each.pauses) / each.seconds for each in refreshed),
-                "%",
-                most=2.0,
-                note=f"a version every {self.of.groups_per_version} groups",
-            ),
-            Finding(
-                "tokens/s with those refreshes, of those without",
-                tuple(each.rate / statistics.median(other.rate for other in ours) for each in refreshed),
-                note="what runs is computed again under the new weights",
-            ),
-        )
+            await one.ours(self.of.tickets(-1, 2 * self.of.slots))  # warm
+            if "bare" in parts:
+                ours, bare = await _against_bare(one, self.of)
+                what = "Generator, of bare AsyncLLM on the same engine"
+                found += [_ratio(what, ours, bare, least=0.97 if self.cuda else 0.90), *self._absolute(what, ours)]
+            if "refreshes" in parts:
+                found += self._refreshes(*await _with_and_without(one, self.of))
+        return found
 
-    async def processes(self) -> tuple[Finding, ...]:
+    def _refreshes(self, refreshed: Sequence[Sampled], quiet: Sequence[Sampled]) -> list[Finding]:
+        pauses = [pause for each in refreshed for pause in each.pauses]
+        shares = (100 * sum(p.still for p in each.pauses) / each.seconds for each in refreshed)
+        every = f"a version every {self.of.groups_per_version} groups"
+        # The steps that vLLM has begun when it is asked to pause are no loss, and on a CPU they take a second.
+        most = 0.2 if self.cuda else None
+        return [
+            Finding("a refresh: nothing is sampled", tuple(pause.still for pause in pauses), "s", most=0.2),
+            Finding("the same and the steps before it", tuple(pause.asked for pause in pauses), "s", most=most),
+            Finding("the same without them, of the time on the wall", tuple(shares), "%", most=2.0, note=every),
+            _ratio("with refreshes, of without", refreshed, quiet, note="what runs is computed again"),
+        ]
+
+    async def processes(self) -> list[Finding]:
         """Fleets of each size against the plain engine."""
         recipe = self.of.recipe("fleet", self.model, self.scratch, self.url, cuda=self.cuda)
         found: list[Finding] = []
@@ -76,27 +76,24 @@ class Bench:
                     found.append(_ratio(f"{what}, of one plain AsyncLLM", ours, theirs, least=least))
                     found += self._absolute(what, ours)
                 found += self._absolute("one plain AsyncLLM", theirs)
-        return tuple(found)
-
-    def _asked(self, pauses: Sequence[Pause]) -> Finding:
-        """The steps that vLLM has begun are no loss, and on a CPU they take a second."""
-        most, values = 0.2 if self.cuda else None, tuple(pause.asked for pause in pauses)
-        return Finding("the same, and the steps before it that had begun", values, "s", most=most)
+        return found
 
     def _absolute(self, what: str, rounds: Sequence[Sampled]) -> tuple[Finding, ...]:
         """Speeds that mean something, on a GPU."""
-        return (Finding(f"{what}: tokens", tuple(each.rate for each in rounds), "/s"),) if self.cuda else ()
+        return (Finding(f"tokens: {what}", tuple(each.rate for each in rounds), "/s"),) if self.cuda else ()
 
 
-def _ratio(what: str, ours: Sequence[Sampled], theirs: Sequence[Sampled], least: float | None = None) -> Finding:
+def _ratio(
+    what: str, ours: Sequence[Sampled], theirs: Sequence[Sampled], least: float | None = None, note: str = ""
+) -> Finding:
     speeds = ([each.rate for each in side] for side in (ours, theirs))
-    return Finding(f"{what}: tokens/s", ratios(*speeds), "×", least=least)
+    return Finding(f"tokens/s: {what}", ratios(*speeds), "×", least=least, note=note)
 
 
 async def _against_bare(one: Rig, of: Load) -> tuple[list[Sampled], list[Sampled]]:
-    """After a round that only warms up."""
+    """In turn."""
     ours, bare = [], []
-    for number in range(-1, of.rounds):
+    for number in range(of.rounds):
         tickets = of.tickets(number)
         ours.append(await one.ours(tickets))
         bare.append(await one.bare(tickets))
@@ -105,18 +102,21 @@ async def _against_bare(one: Rig, of: Load) -> tuple[list[Sampled], list[Sampled
         assert max(counts) <= 1.02 * min(counts), (
             f"the same seeds should give the same answers, but for batching: {counts}"
         )
-    return ours[1:], bare[1:]
+    return ours, bare
 
 
-async def _refreshed(one: Rig, of: Load) -> list[Sampled]:
-    found = []
-    for number in range(min(of.rounds, REFRESHED_ROUNDS)):
+async def _with_and_without(one: Rig, of: Load) -> tuple[list[Sampled], list[Sampled]]:
+    """Rounds in which two versions come, and such without."""
+    refreshed, quiet = [], []
+    for number in range(of.refresh_rounds):
         versions = [2 * number + 1, 2 * number + 2]
         for version in versions:
             one.desk.write(version)
-        found.append(await one.ours(of.tickets(100 + number, groups=of.groups_per_version * 3), versions))
-        _say(f"refreshed {number}", ours=found[-1])
-    return found
+        groups = of.groups_per_version * 3
+        refreshed.append(await one.ours(of.tickets(100 + number, groups), versions))
+        quiet.append(await one.ours(of.tickets(200 + number, groups)))
+        _say(f"refreshes, round {number}", refreshed=refreshed[-1], quiet=quiet[-1])
+    return refreshed, quiet
 
 
 async def _against_plain(many: Fleet, single: Plain, count: int, rounds: int) -> tuple[list[Sampled], list[Sampled]]:
@@ -136,15 +136,16 @@ def _say(what: str, **sides: Sampled) -> None:
 
 
 def measure(options: argparse.Namespace) -> Leg:
-    """Both halves, or the one that is asked for."""
+    """All parts, or those that are asked for."""
     cuda = torch.cuda.is_available()
     of, findings = load(cuda=cuda, quick=options.quick), list[Finding]()
     with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder) / "redis") as server:
         scratch = Path(folder)
         bench = Bench(of, cuda, model(cuda=cuda, quick=options.quick, folder=scratch / "models"), scratch, server.url)
-        for name, part in (("one", bench.one_engine), ("processes", bench.processes)):
-            if options.part in ("all", name):
-                findings += asyncio.run(part())
+        if {"bare", "refreshes"} & set(options.parts):
+            findings += asyncio.run(bench.one_engine(options.parts))
+        if "processes" in options.parts:
+            findings += asyncio.run(bench.processes())
     return Leg(NAME, machine(torch.cuda.get_device_name() if cuda else ""), tuple(findings), _text(of, bench.model))
 
 
@@ -158,5 +159,5 @@ def _text(of: Load, model: Path) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--part", choices=("all", "one", "processes"), default="all", help="one engine, or processes")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     run(NAME, measure, parser)

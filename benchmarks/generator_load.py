@@ -71,6 +71,7 @@ class Load:
     max_tokens: int
     groups: int
     rounds: int
+    refresh_rounds: int
     fleet_rounds: int
     plain_groups: int
     engines: Sequence[int] = (1,)
@@ -127,11 +128,11 @@ class Asked:
 def load(*, cuda: bool, quick: bool) -> Load:
     """By the machine. On a CPU as `recipes/demo.toml` has it."""
     if quick:
-        return Load(2, 4, 8, groups=6, rounds=1, fleet_rounds=1, plain_groups=6)
+        return Load(2, 4, 8, groups=6, rounds=1, refresh_rounds=1, fleet_rounds=1, plain_groups=6)
     if cuda:
-        rounds = {"rounds": 5, "fleet_rounds": 5, "groups": 96, "plain_groups": 128, "groups_per_version": 32}
-        return Load(16, 8, 256, **rounds, engines=(1, 2, 4))
-    return Load(8, 8, 16, groups=16, rounds=5, fleet_rounds=3, plain_groups=16, groups_per_version=16)
+        rounds = {"rounds": 5, "refresh_rounds": 3, "fleet_rounds": 5}
+        return Load(16, 8, 256, groups=96, plain_groups=128, groups_per_version=32, engines=(1, 2, 4), **rounds)
+    return Load(8, 8, 16, groups=16, rounds=5, refresh_rounds=3, fleet_rounds=3, plain_groups=16, groups_per_version=8)
 
 
 def model(*, cuda: bool, quick: bool, folder: Path) -> Path:

@@ -54,7 +54,7 @@ def measure(kind: str) -> float:
     chosen_logprobs(head, hidden[:64], targets[:64], 1.0, 64)[0].sum().backward()
     head.weight.grad = hidden.grad = None
     before = _peak(device)
-    chunk = TOKENS if kind == "whole" else chunk_for(VOCABULARY)
+    chunk = TOKENS if kind == "whole" else chunk_for(VOCABULARY, device)
     chosen_logprobs(head, hidden, targets, 1.0, chunk)[0].sum().backward()
     return _peak(device) - before
 

@@ -20,7 +20,7 @@ from broker.connection import address, connect, require
 from broker.errors import Behind
 from broker.fence import Fence
 from broker.fingerprint import copy_tokenizer_files
-from broker.heap import keep_what_is_freed
+from broker.heap import keep_what_is_freed, pass_over_what_is_loaded
 from broker.joining import Fingerprint, agree, announce, wait_for_task
 from broker.keys import Keys
 from broker.ledger import Ledger
@@ -212,7 +212,7 @@ def main() -> None:
     must_agree(recipe, ranks)
     if ranks.world > 1:
         die_with_parent()
-    gc.freeze()  # what was imported stays: to go through it all, as each full collection does, takes 0.2 s
+    pass_over_what_is_loaded()
     if ranks.leads:
         lead(recipe, ranks)
     else:

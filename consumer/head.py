@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-CHUNK_BYTES = 128 << 20  # of the logits of a chunk, where its size is not given
+# Of the logits of a chunk, where its size is not given. Each chunk is also a pass over the gradient of the head's
+# weights, which on a GPU costs more than the product does.
+CHUNK_BYTES = {"cpu": 128 << 20, "cuda": 512 << 20}
 
 Head = Callable[[Tensor], Tensor]
 
@@ -48,9 +50,9 @@ def chosen_logprobs(
     return torch.cat(logprobs), torch.cat(entropies)
 
 
-def chunk_for(vocabulary: int, item_bytes: int = 4) -> int:
-    """Tokens whose logits fill `CHUNK_BYTES`."""
-    return max(1, CHUNK_BYTES // (vocabulary * item_bytes))
+def chunk_for(vocabulary: int, device: str = "cpu") -> int:
+    """Tokens whose logits in fp32 fill `CHUNK_BYTES` of such a device."""
+    return max(1, CHUNK_BYTES[device] // (vocabulary * 4))
 
 
 def _of_chunk(head: Head, hidden: Tensor, targets: Tensor, temperature: float, entropy: bool) -> tuple[Tensor, Tensor]:

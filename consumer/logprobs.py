@@ -12,21 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from consumer.head import chosen_logprobs, chunk_for
+from consumer.head import chosen_logprobs
 from consumer.pack import MicroBatch
 
 
 class LogProbs(nn.Module):
-    """A causal language model of transformers, `model`; `chunk` tokens have logits at once, 0 for a good number.
+    """A causal language model of transformers, `model`; `chunk` tokens have logits at once.
 
     `compiled` is the way from hidden states to log-probs; the layers are not its business.
     """
 
-    def __init__(self, model: Any, chunk: int = 0, *, autocast: bool = False, compiled: bool = False) -> None:
+    def __init__(self, model: Any, chunk: int, *, autocast: bool = False, compiled: bool = False) -> None:
         super().__init__()
         self.model = model
-        self.chunk = chunk or chunk_for(model.config.get_text_config().vocab_size)
-        self.autocast, self.compiled = autocast, compiled
+        self.chunk, self.autocast, self.compiled = chunk, autocast, compiled
 
     def forward(self, batch: MicroBatch, temperature: float, entropy: bool = False) -> tuple[Tensor, Tensor]:
         """Log-probs (N,) of the targets and entropies (N,) of their distributions in nats, fp32.

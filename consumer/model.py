@@ -26,6 +26,7 @@ from consumer import lora
 from consumer.attention import install
 from consumer.compiling import compile_layers, layers_of
 from consumer.effort import Flops, peak
+from consumer.head import chunk_for
 from consumer.logprobs import LogProbs
 from consumer.pack import Layout, MicroBatch
 from consumer.settings import LearnerSettings
@@ -83,8 +84,8 @@ class PolicyModel:
         self.peak_flops = settings.peak_flops or peak(device, bfloat16=kind == "bfloat16")
         if kind == "bfloat16" and device.type == "cuda" and settings.tf32:
             torch.set_float32_matmul_precision("high")  # of this process: nothing but the head multiplies in fp32
-        how = {"autocast": kind == "bfloat16", "compiled": settings.compile}
-        self.net = LogProbs(self.module, settings.logit_chunk, **how)
+        chunk = settings.logit_chunk or chunk_for(module.config.get_text_config().vocab_size, device.type)
+        self.net = LogProbs(self.module, chunk, autocast=kind == "bfloat16", compiled=settings.compile)
         if settings.gradient_checkpointing:
             self.module.gradient_checkpointing_enable({"use_reentrant": False})
         if settings.compile:

@@ -46,7 +46,9 @@ class LearnerSettings(Section):
         description="sequences one after another in a row; a prompt once for its completions; or a padded row each, "
         "which any model can be given; auto: whichever of the first two costs less",
     )
-    logit_chunk: int = Field(0, ge=0, description="tokens whose logits exist at once; 0: as many as fill 128 MiB")
+    logit_chunk: int = Field(
+        0, ge=0, description="tokens whose logits exist at once; 0: as many as fill 128 MiB, 512 on CUDA"
+    )
     compile: bool = Field(
         False, description="let torch compile the model's layers and its head; needs a C++ compiler on a CPU"
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from broker.audit_log import AuditLog
 from broker.cli import guarded, process_recipe
 from broker.connection import connect, require
-from broker.heap import keep_what_is_freed
+from broker.heap import keep_what_is_freed, pass_over_what_is_loaded
 from broker.joining import Fingerprint, agree, join, register_task
 from broker.keys import Keys
 from broker.log import setup
@@ -94,7 +94,7 @@ async def serve_run(recipe: ProcessRecipe, metrics: GeneratorMetrics) -> None:
         await verifiers.start()
         await engine.start()
         gc.collect()
-        gc.freeze()  # what is loaded now stays: to look through a million objects again would stop all for a second
+        pass_over_what_is_loaded()
         lease, deliveries = recipe.broker.lease_seconds, recipe.broker.max_deliveries
         tickets = TicketStream(client, blocking, keys, name, lease, deliveries, patience)
         policy = reader(recipe, client, keys)
@@ -115,7 +115,7 @@ async def serve_run(recipe: ProcessRecipe, metrics: GeneratorMetrics) -> None:
             stopping=stopping,
             hurried=hurried,
         )
-        gc.freeze()  # what is here by now stays: no collection need go through it again
+        pass_over_what_is_loaded()
         await generator.run()
     finally:
         await verifiers.stop()

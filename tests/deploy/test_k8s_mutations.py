@@ -117,7 +117,7 @@ MISTAKES = [
     ("multi-node", "JobSet/learner", "maxRestarts: 1000", "maxRestart: 1000"),
     ("multi-node", "JobSet/learner", "restartStrategy: BlockingRecreate", "restartStrategy: Recreate"),
     ("multi-node", "PersistentVolumeClaim/learner-data", "ReadWriteMany", "ReadWriteOnce"),
-    ("multi-node", "StatefulSet/redis", "value: 20gb", "value: 4gb"),
+    ("multi-node", "StatefulSet/redis", "value: 24gb", "value: 4gb"),
     ("multi-node", "NetworkPolicy/ranks", "component: learner", "component: generator"),
     ("spot", "Deployment/generator", "terminationGracePeriodSeconds: 15", "terminationGracePeriodSeconds: 10"),
     ("spot", "Deployment/generator", "sizeLimit: 4Gi", "sizeLimit: 1Gi"),

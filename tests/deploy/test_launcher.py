@@ -30,6 +30,7 @@ from broker.ledger import Ledger
 from broker.run_folder import RunFolder
 from broker.settings import BrokerSettings
 from deploy.disk import require_disk
+from deploy.launcher import Launcher
 from deploy.prepare import prepare
 from deploy.recipe import read
 from tests.ports import free_port
@@ -300,6 +301,16 @@ def test_every_process_gets_what_the_launcher_resolved(tmp_path: Path, model: Pa
         assert {path.name for path in tmp_path.iterdir()} == {"tiny", launch.output.name}
     for path, content in files(launch.folder).items():
         assert b"s3cret" not in content, path
+
+
+def test_threads_that_wait_do_not_keep_others_from_the_cores_unless_somebody_wants_them_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = read(Path(RECIPE), ["--run.directory", str(tmp_path)])
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    assert int(Launcher(recipe).environment["GOMP_SPINCOUNT"]) < 100_000, "libgomp's own is 300,000 or more"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    assert Launcher(recipe).environment["GOMP_SPINCOUNT"] == "7"
 
 
 def test_adapters_need_room_for_adapters_and_not_for_copies_of_the_model(tmp_path: Path) -> None:

@@ -121,7 +121,9 @@ class World:
 
     def join(self) -> VirtualGenerator:
         self.names += 1
-        stream = self.stream_class(self.client, self.client, self.keys, f"g{self.names}", LEASE, 10**6)
+        stream = self.stream_class(
+            self.client, self.client, self.keys, f"g{self.names}", LEASE, 10**6, look_seconds=0.0
+        )
         generator = VirtualGenerator(stream, self.shape.slots, self.dispatch.version)
         self.generators.append(generator)
         return generator
