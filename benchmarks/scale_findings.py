@@ -22,7 +22,13 @@ SAID = "Tables, derivations of the floors and the picture: [benchmarks/scale.md]
 def findings(document: Found) -> tuple[Finding, ...]:
     """Of the parts that were measured."""
     made: list[Finding] = []
-    for part, of in (("idle", _of_idle), ("pairs", _of_pairs), ("cost", _of_cost), ("connections", _of_connections)):
+    for part, of in (
+        ("idle", _of_idle),
+        ("pairs", _of_pairs),
+        ("fleets", _of_fleets),
+        ("cost", _of_cost),
+        ("connections", _of_connections),
+    ):
         made += of(document[part]) if part in document else []
     return tuple(made)
 
@@ -56,6 +62,12 @@ def _of_pairs(rows: Sequence[Row]) -> list[Finding]:
         Finding("mean staleness, strict", tuple(s["staleness"] for _, s in both), "", note="versions"),
         Finding("idle, synchronous: the closed form", (sync,), "%"),
     ]  # fmt: skip
+
+
+def _of_fleets(rows: Sequence[Row]) -> list[Finding]:
+    above = [100 * (row["idle"] - row["promised"]) for row in rows]
+    note = "points, each with as many groups in a step"
+    return [Finding(f"{len(rows)} fleets: idle above the floor, the largest", (max(above),), "%", None, ABOVE, note)]
 
 
 def _of_cost(rows: Sequence[Row]) -> list[Finding]:

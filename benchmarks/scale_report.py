@@ -20,6 +20,8 @@ one slot; depth and bound grow with them as sizing has it. *trains*: groups arri
 sides are balanced, and are claimed together; *waits*: training takes no time, so each group is waited for and wakes the
 learner alone. The server's time is that of its main thread meanwhile. Medians of {rounds} rounds of {steps} steps, all
 numbers of generators in each round (smallest and largest), µs a group."""
+FLEETS = """One slot each, as many groups in a step, log-normal times, depth 2, bound 16. *groups*: trained, in the time
+of a step."""
 CONNECTIONS = """Each generator is a `TicketStream` on two TCP connections of its own, in one of two processes full of
 threads, beside server and learner on the same cores. *held* 0: a group is published as soon as its ticket is claimed,
 and what is measured is the machine: clients, learner and server together are busy all the time. Else each ticket is
@@ -29,20 +31,20 @@ generator."""
 
 
 def page(document: Found) -> str:
-    """All of it."""
-    idle = document["idle"]
-    parts = [
-        "# The flow of tickets at scale",
-        f"Written by `make bench-scale`; {document['machine']}.",
-        f"## Floors\n\n{DERIVATION}",
-        *(section for times in ("log-normal", "GSM8K") for section in _idle(times, idle)),
-        "## `ready` at depth 2 and `strict` at depth 16, both with bound 16\n\nOne seed a row.\n\n"
-        + _pairs(document["pairs"]),
-        "## Ever more generators, in virtual time\n\nOne slot each, as many groups in a step, log-normal times, depth"
-        " 2, bound 16. *groups*: trained, in the time of a step.\n\n" + _fleets(document["fleets"]),
-        f"## What a group costs\n\n{_cost_text(document['cost'])}\n\n{_cost(document['cost'])}",
-        f"## Connections\n\n{CONNECTIONS}\n\n{_connections(document['connections'])}",
-    ]
+    """Of the parts that were measured."""
+    parts = ["# The flow of tickets at scale", f"Written by `make bench-scale`; {document['machine']}."]
+    if "idle" in document:
+        parts.append(f"## Floors\n\n{DERIVATION}")
+        parts += [section for times in ("log-normal", "GSM8K") for section in _idle(times, document["idle"])]
+    if "pairs" in document:
+        said = "`ready` at depth 2 and `strict` at depth 16, both with bound 16"
+        parts.append(f"## {said}\n\nOne seed a row.\n\n{_pairs(document['pairs'])}")
+    if "fleets" in document:
+        parts.append(f"## Ever more generators, in virtual time\n\n{FLEETS}\n\n{_fleets(document['fleets'])}")
+    if "cost" in document:
+        parts.append(f"## What a group costs\n\n{_cost_text(document['cost'])}\n\n{_cost(document['cost'])}")
+    if "connections" in document:
+        parts.append(f"## Connections\n\n{CONNECTIONS}\n\n{_connections(document['connections'])}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -61,7 +63,7 @@ def _idle(times: str, rows: Sequence[Row]) -> list[str]:
         ("idle, points above `told`", lambda row: f"{100 * (row['idle'] - row['told']):.1f}"),
         ("idle, points above `any`", lambda row: f"{100 * (row['idle'] - row['any']):.1f}"),
         ("mean staleness", lambda row: f"{row['staleness']:.2f}"),
-        ("generators' slots idle", lambda row: f"{100 * row['slots_idle']:.1f}"),
+        ("generators' slots idle", lambda row: f"{100 * max(0.0, row['slots_idle']):.1f}"),
     ]
     return [f"## {times} times\n\n{said}", *(f"{_matrix(of, name, cell)}" for name, cell in tables)]
 
