@@ -259,7 +259,8 @@ def test_a_model_that_is_being_prepared_ends_with_a_killed_launcher(tmp_path: Pa
 
 
 def test_a_dead_generator_exporter_and_redis_are_revived(tmp_path: Path, model: Path) -> None:
-    flags = ["--run.steps", "12", "--learner.eval_problems", "0", "--monitoring.exporter_port", str(free_port())]
+    endless = ["--run.steps", "1000"]  # how long a process takes to come back is not counted in steps
+    flags = [*endless, "--learner.eval_problems", "0", "--monitoring.exporter_port", str(free_port())]
     with Launch(tmp_path, model, *flags) as launch:
         launch.reach(1)
         for word in ("producer", "monitoring.exporter", "server"):
@@ -270,9 +271,9 @@ def test_a_dead_generator_exporter_and_redis_are_revived(tmp_path: Path, model: 
             victim.kill()
             wait_until(lambda: (again := launch.member(word)) and again.pid != victim.pid, f"the {word} is back")
             launch.reach(done + 3)
-        assert launch.end() == 0, launch.said
-        assert sorted(set(launch.steps())) == list(range(1, 13))
-        all_accounted_for(launch.folder, steps=12)
+        press_ctrl_c(launch)
+        assert sorted(set(launch.steps())) == list(range(1, max(launch.steps()) + 1))
+        all_accounted_for(launch.folder)
     assert "do not balance" not in launch.folder.log("exporter").read_text()
 
 
