@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from broker import delta
+from broker.loading import load
 from broker.schema import RolloutGroup, Ticket
-from broker.settings import load
 from broker.shipper import DELTA_CHUNK_BYTES
 from consumer.model import PolicyModel
 from consumer.trainer import Trainer

@@ -24,6 +24,7 @@ from broker import adapter, delta, manifest
 from broker.audit import Answer, Excerpt, Sampling, Share, Span, Use, decode_note, encode_note
 from broker.card import decode_card, encode_card
 from broker.coursebook import Observation
+from broker.decoding import decode_group, decode_ticket
 from broker.documents import INDEX, indexed_weights
 from broker.errors import Malformed, Refused
 from broker.files import sha256
@@ -38,8 +39,6 @@ from broker.schema import (
     TaskCard,
     Ticket,
     VersionSpan,
-    decode_group,
-    decode_ticket,
     encode_group,
     encode_ticket,
     tombstone,

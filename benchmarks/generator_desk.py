@@ -15,10 +15,11 @@ from typing import Any
 
 import redis
 
+from broker.decoding import decode_group
 from broker.joining import Fingerprint, announce
 from broker.keys import Keys
 from broker.policy import PolicyStore
-from broker.schema import Ticket, decode_group, encode_ticket
+from broker.schema import Ticket, encode_ticket
 from broker.settings import RecipeBase
 from broker.streams import added_at, create_groups
 

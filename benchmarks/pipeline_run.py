@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from broker.loading import load
 from broker.run_folder import RunFolder
-from broker.settings import load
 from monitoring.dossier import Dossier
 from monitoring.records import StepRecord
 from monitoring.report import read, summarise

@@ -16,7 +16,8 @@ import redis
 
 from broker.errors import Fenced, Refused
 from broker.files import disk_full
-from broker.settings import RecipeBase, load
+from broker.loading import load
+from broker.settings import RecipeBase
 
 R = TypeVar("R", bound=RecipeBase)
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import redis
 
+from broker.decoding import decode_group
 from broker.errors import Malformed
 from broker.keys import GENERATORS, LEARNER, Keys
 from broker.patience import Patience
-from broker.schema import KINDS, Kind, RolloutGroup, decode_group
+from broker.schema import KINDS, Kind, RolloutGroup
 from broker.scripts import FORGET
 
 

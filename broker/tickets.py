@@ -15,10 +15,11 @@ from typing import Any
 import redis
 
 from broker import scripts
+from broker.decoding import decode_ticket
 from broker.errors import Malformed
 from broker.keys import GENERATORS, Keys
 from broker.patience import Patience
-from broker.schema import KINDS, Kind, RolloutGroup, Ticket, decode_ticket, tombstone
+from broker.schema import KINDS, Kind, RolloutGroup, Ticket, tombstone
 from broker.streams import added_at, by_stream, create_groups, no_group
 
 RETURNED = "returned"  # consumer name under which tickets that were handed back wait for anyone

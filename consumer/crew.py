@@ -11,7 +11,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from broker.schema import RolloutGroup, decode_group, encode_group
+from broker.decoding import decode_group
+from broker.schema import RolloutGroup, encode_group
 from consumer.figures import StepStats
 from consumer.model import Copied
 from consumer.ranks import Ranks

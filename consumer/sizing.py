@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from broker.cli import guarded
-from broker.settings import load
+from broker.loading import load
 from consumer import memory
 from consumer.recipe import ProcessRecipe
 

@@ -18,8 +18,9 @@ from broker.connection import connect, require
 from broker.errors import Refused
 from broker.joining import wait_for_recipe
 from broker.keys import Keys
+from broker.loading import compose
 from broker.secret import write_secret
-from broker.settings import BrokerSettings, compose, redis_url
+from broker.settings import BrokerSettings, redis_url
 from deploy.recipe import Recipe
 
 HERE = ("host", "learner_port", "generator_port", "exporter_port")  # of [monitoring]: where this machine serves

@@ -14,8 +14,8 @@ from typing import Any
 import tomli_w
 
 from broker.files import replace_text
+from broker.loading import load
 from broker.run_folder import RunFolder
-from broker.settings import load
 from consumer.settings import LearnerRecipe
 from monitoring.settings import MonitoringSettings
 from producer.settings import GeneratorRecipe

@@ -14,8 +14,9 @@ from broker.cli import guarded
 from broker.connection import connect, require
 from broker.keys import Keys
 from broker.ledger import VERDICTS, Balance, Ledger
+from broker.loading import load
 from broker.schema import KINDS
-from broker.settings import load, redis_url
+from broker.settings import redis_url
 from monitoring.recipe import ViewRecipe, where
 
 SHOWN = 10  # ids of tickets that are astray

@@ -18,7 +18,8 @@ from broker.cli import guarded
 from broker.connection import connect, require
 from broker.errors import Refused
 from broker.keys import Keys
-from broker.settings import load, redis_url
+from broker.loading import load
+from broker.settings import redis_url
 from monitoring.letters import Letter, letters, printable
 from monitoring.recipe import ViewRecipe, where
 from monitoring.requeue import requeue

@@ -21,7 +21,7 @@ from broker.cli import guarded
 from broker.connection import address
 from broker.errors import Refused
 from broker.keys import Keys
-from broker.settings import load
+from broker.loading import load
 from monitoring.letters import printable
 from monitoring.life import STYLES, clock, shown, visible
 from monitoring.pick import WORDS, number_of, pick

@@ -21,10 +21,11 @@ from broker.connection import address, connect, require
 from broker.errors import Refused
 from broker.keys import Keys
 from broker.ledger import Balance
+from broker.loading import load
 from broker.log import setup
 from broker.patience import passing
 from broker.schema import Kind
-from broker.settings import load, redis_url
+from broker.settings import redis_url
 from monitoring.books import SHOWN
 from monitoring.metrics import ExporterMetrics
 from monitoring.reading import Reading

@@ -19,8 +19,8 @@ from typing import TextIO
 from broker.cli import guarded
 from broker.embedded import LOG
 from broker.errors import Refused
+from broker.loading import load
 from broker.run_folder import RunFolder
-from broker.settings import load
 from monitoring.log_tail import LogTail
 from monitoring.recipe import ViewRecipe, folder_of
 from monitoring.signals import Signals

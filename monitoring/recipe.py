@@ -11,9 +11,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from broker.errors import Refused
+from broker.loading import load
 from broker.run_folder import RunFolder, current
 from broker.scale import wanted
-from broker.settings import BrokerSettings, RecipeBase, load
+from broker.settings import BrokerSettings, RecipeBase
 from monitoring.settings import MonitoringSettings
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from broker.cli import guarded
 from broker.errors import Refused
-from broker.settings import load
+from broker.loading import load
 from monitoring.grafana.board import FOLDER as DASHBOARDS
 from monitoring.recipe import ViewRecipe, folder_of, resolved
 from monitoring.scrape import ScrapeFolder, targets

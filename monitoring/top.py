@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.live import Live
 
 from broker.cli import guarded
-from broker.settings import load
+from broker.loading import load
 from monitoring.afar import Afar, chosen
 from monitoring.hearsay import Questions
 from monitoring.lines import Lines

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from broker.decoding import decode_group
 from broker.errors import Malformed
-from broker.schema import Ints, Rollout, RolloutGroup, Ticket, decode_group, solves, tombstone
+from broker.schema import Ints, Rollout, RolloutGroup, Ticket, solves, tombstone
 from producer.engine import Completion
 from producer.verify import Verdict
 

@@ -21,7 +21,7 @@ import torch
 from transformers import AutoConfig
 
 from broker.errors import Refused
-from broker.settings import load
+from broker.loading import load
 from consumer.model import PolicyModel
 from consumer.settings import LearnerRecipe
 from deploy.prepare import prepare

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from broker.settings import CHOICE, Section
+from broker.loading import CHOICE
+from broker.settings import Section
 
 AnswerFormat = Literal["boxed", "tags", "hashes", "last_number"]
 VerifierName = Literal["numeric", "symbolic", "choice", "exact"]

@@ -10,7 +10,8 @@ from benchmarks.transport_cell import UNIX, server
 from benchmarks.transport_groups import degenerate, group, length, lists, size_of, texts
 from benchmarks.transport_trial import Load, trial
 from benchmarks.transport_ways import WAYS
-from broker.schema import decode_group, encode_group
+from broker.decoding import decode_group
+from broker.schema import encode_group
 
 LOAD = Load(size=4096, producers=2, groups=128, stored=True)
 

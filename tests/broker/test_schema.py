@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from broker.decoding import decode_group, decode_ticket
 from broker.errors import Malformed
 from broker.schema import (
     LARGEST_FLOAT32,
@@ -22,8 +23,6 @@ from broker.schema import (
     RolloutGroup,
     Ticket,
     VersionSpan,
-    decode_group,
-    decode_ticket,
     encode_group,
     encode_ticket,
     tombstone,

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from broker.errors import Refused
+from broker.loading import SECTIONS, load
 from broker.run_folder import RunFolder
-from broker.settings import SECTIONS, BrokerSettings, RecipeBase, load, redis_url
+from broker.settings import BrokerSettings, RecipeBase, redis_url
 
 GOOD = """
 [run]

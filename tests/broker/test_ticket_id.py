@@ -6,8 +6,9 @@ import random
 
 import pytest
 
+from broker.decoding import decode_ticket
 from broker.errors import Malformed
-from broker.schema import Ticket, decode_ticket, encode_ticket
+from broker.schema import Ticket, encode_ticket
 from broker.ticket_id import TicketId
 
 

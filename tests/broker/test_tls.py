@@ -15,8 +15,9 @@ from broker.embedded import EmbeddedServer
 from broker.errors import Refused
 from broker.keys import Keys
 from broker.ledger import Ledger
+from broker.loading import load
 from broker.schema import Ticket
-from broker.settings import BrokerSettings, RecipeBase, load
+from broker.settings import BrokerSettings, RecipeBase
 from broker.streams import RolloutStream, create_groups
 from broker.tickets import TicketStream
 from tests.broker.refusal import refusal

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from broker.errors import Refused
-from broker.settings import load
+from broker.loading import load
 from consumer.settings import LearnerRecipe
 from tests.consumer.groups import recipe
 

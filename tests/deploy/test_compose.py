@@ -24,7 +24,8 @@ from broker.acl import write
 from broker.binary import find_binary
 from broker.connection import connect, require
 from broker.errors import Refused
-from broker.settings import BrokerSettings, load
+from broker.loading import load
+from broker.settings import BrokerSettings
 from consumer.memory import require_room
 from consumer.settings import LearnerRecipe
 from deploy.recipe import Recipe

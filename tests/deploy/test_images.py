@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from broker.settings import ENV_NAME, load
+from broker.loading import load
+from broker.settings import ENV_NAME
 from deploy.recipe import Recipe
 from monitoring.settings import MonitoringSettings
 from tests.deploy.dockerfile import Context, Dockerfile

@@ -14,7 +14,7 @@ import redis as redis_library
 
 from broker.embedded import EmbeddedServer
 from broker.keys import Keys
-from broker.settings import load
+from broker.loading import load
 from consumer.recipe import ProcessRecipe
 from deploy.join import joined
 from deploy.prepare import prepare

@@ -16,7 +16,7 @@ import consumer.__main__
 import consumer.recipe
 import producer.__main__
 from broker.errors import Refused
-from broker.settings import SECTIONS, load
+from broker.loading import SECTIONS, load
 from deploy.recipe import read
 from tests.system.pipeline import ROOT
 

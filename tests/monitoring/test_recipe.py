@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from broker.errors import Refused
+from broker.loading import load
 from broker.run_folder import RunFolder
-from broker.settings import load
 from monitoring.recipe import ViewRecipe, folder_of, resolved
 from tests.monitoring.fabricated import Run
 

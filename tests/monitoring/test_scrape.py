@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from broker.loading import load
 from broker.run_folder import RunFolder
 from broker.scale import want
-from broker.settings import load
 from monitoring.recipe import ViewRecipe, resolved
 from monitoring.scrape import ScrapeFolder, targets
 from tests.system.processes import ROOT

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from broker.errors import Refused
-from broker.settings import load
+from broker.loading import load
 from monitoring.grafana.board import FOLDER
 from monitoring.prometheus_api import Prometheus
 from monitoring.recipe import ViewRecipe

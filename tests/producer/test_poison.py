@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import redis
 
+from broker.decoding import decode_group
 from broker.keys import Keys
-from broker.schema import Ints, RolloutGroup, Ticket, VersionSpan, decode_group, encode_group
+from broker.schema import Ints, RolloutGroup, Ticket, VersionSpan, encode_group
 from producer.engine import Completion
 from producer.rollout import assemble
 from producer.tasks.base import Verdict

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from broker.errors import Refused
-from broker.settings import load
+from broker.loading import load
 from producer.settings import GeneratorRecipe
 
 RECIPE = """

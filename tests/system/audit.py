@@ -11,8 +11,9 @@ import redis
 import torch
 from transformers import AutoModelForCausalLM
 
+from broker.decoding import decode_group
 from broker.keys import Keys
-from broker.schema import KINDS, RolloutGroup, decode_group
+from broker.schema import KINDS, RolloutGroup
 
 TOLERANCE = 1e-4  # between a cached and a full forward pass in float32
 

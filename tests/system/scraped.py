@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from broker.settings import load
+from broker.loading import load
 from monitoring.prometheus_api import Prometheus
 from monitoring.recipe import ViewRecipe
 from monitoring.scrape import targets

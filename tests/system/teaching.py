@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from broker.fingerprint import copy_tokenizer_files
-from broker.settings import load
+from broker.loading import load
 from deploy.prepare import prepare
 from producer.settings import GeneratorRecipe
 from producer.tasks.registry import make_task

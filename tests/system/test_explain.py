@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from broker.settings import load
+from broker.loading import load
 from consumer.objective.advantage import advantages
 from consumer.objective.settings import ObjectiveSettings
 from deploy.prepare import prepare

@@ -18,9 +18,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from broker.decoding import decode_group
 from broker.fingerprint import tokenizer_hash
 from broker.policy import PolicyStore
-from broker.schema import RolloutGroup, decode_group
+from broker.schema import RolloutGroup
 from deploy.prepare import prepare
 from producer.tasks.registry import make_task
 from producer.tasks.settings import Gsm8kSettings

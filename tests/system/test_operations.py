@@ -13,7 +13,7 @@ import pytest
 
 from broker import acl
 from broker.embedded import EmbeddedServer
-from broker.settings import SECTIONS
+from broker.loading import SECTIONS
 from deploy.recipe import Recipe
 from tests.faults import Faulty
 from tests.system.pipeline import ROOT, Pipeline, wait_until

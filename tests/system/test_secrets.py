@@ -20,8 +20,9 @@ from broker.cli import process_recipe
 from broker.connection import connect, require
 from broker.embedded import EmbeddedServer
 from broker.errors import Refused
+from broker.loading import load
 from broker.secret import read_secret
-from broker.settings import BrokerSettings, RecipeBase, load
+from broker.settings import BrokerSettings, RecipeBase
 from deploy.prepare import prepare
 from deploy.recipe import read
 from monitoring.metrics import GeneratorMetrics

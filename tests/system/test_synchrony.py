@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from broker.joining import Fingerprint, announce
-from broker.settings import load
+from broker.loading import load
 from consumer.choice import problem_of
 from consumer.tickets import seed_of
 from producer.settings import GeneratorRecipe

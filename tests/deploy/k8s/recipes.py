@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from broker.errors import Refused
-from broker.settings import load
+from broker.loading import load
 from consumer.memory import most
 from deploy.recipe import Recipe
 from tests.deploy.k8s.build import RUN, Manifest, Manifests, Pod, of, pods, quantity

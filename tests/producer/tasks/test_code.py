@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from broker.errors import Refused
-from broker.settings import load
+from broker.loading import load
 from producer.settings import GeneratorRecipe
 from producer.tasks.asserts import read_asserts
 from producer.tasks.code import OWN

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from broker.errors import Refused
-from broker.settings import load
+from broker.loading import load
 from producer.settings import GeneratorRecipe
 from tests.producer.tasks.made import complaint, made
 
