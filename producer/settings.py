@@ -15,7 +15,7 @@ class GeneratorSettings(Section):
 
     count: int = Field(1, ge=1, description="generators that the launcher starts on this machine")
     engine: Literal["vllm", "transformers"] = "vllm"
-    slots: int = Field(8, ge=1, description="groups that the engine runs at once; as many more may be with the verifiers")
+    slots: int = Field(8, ge=1, description="groups the engine runs at once; as many more may be with the verifiers")
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     tensor_parallel: int = Field(1, ge=1)

@@ -14,14 +14,17 @@ from broker.keys import Keys
 from broker.settings import BrokerSettings
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)  # xdist reads the marks in the same hook, and before whoever merely wants to be first
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
     """What fails fast is seen first. A file's tests stay in one process, all engines in one: while that is busy for
     minutes, the other has the whole runs to do, of which each is short enough for both to end together.
     """
     items.sort(key=_turn)
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("engine" if _is_of_an_engine(item) else item.path.name))
+        item.add_marker(pytest.mark.xdist_group("engine" if _is_of_an_engine(item) else str(item.path)))
+    yield
+    if config.getoption("loadgroup", False) and not all("@" in item.nodeid for item in items):
+        raise pytest.UsageError("xdist's groups have no effect with this pytest: every fixture would be made twice")
 
 
 def _turn(item: pytest.Item) -> int:

@@ -277,31 +277,27 @@ def test_a_dead_generator_exporter_and_redis_are_revived(tmp_path: Path, model: 
     assert "do not balance" not in launch.folder.log("exporter").read_text()
 
 
-def test_an_exporter_that_cannot_begin_ends_no_run(tmp_path: Path, model: Path) -> None:
+# -- what its children are told ---------------------------------------------------------------------------------------
+
+
+def test_every_process_gets_what_the_launcher_resolved_and_an_exporter_that_cannot_begin_ends_no_run(
+    tmp_path: Path, model: Path
+) -> None:
+    """A flag is above the environment for the children as well, who inherit that; a password reaches them unwritten."""
+    flags = ["--run.steps", "1", "--run.name", "tiny", "--broker.password", "s3cret", "--learner.eval_problems", "0"]
+    environ = {"HEADRACE_RUN__STEPS": "3", "HEADRACE_RUN__NAME": "else", "HEADRACE_RUN__MODEL": "random:llama-tiny"}
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        flags = ["--run.steps", "1", "--learner.eval_problems", "0", "--monitoring.exporter_port", port]
-        with Launch(tmp_path, model, *flags) as launch:
+        with Launch(tmp_path, model, *flags, "--monitoring.exporter_port", port, **environ) as launch:
             assert launch.end() == 0, launch.said
+            assert launch.steps() == [1]
+            assert {path.name for path in tmp_path.iterdir()} == {"tiny", launch.output.name}
+    for path, content in files(launch.folder).items():
+        assert b"s3cret" not in content, path
     assert launch.folder.log("exporter").read_text().splitlines() == [
         f"headrace: cannot serve metrics on 127.0.0.1:{port}: Address already in use: "
         "free that port, or set [monitoring] ports (0 is off)"
     ], "and is not started again and again"
-
-
-# -- what its children are told ---------------------------------------------------------------------------------------
-
-
-def test_every_process_gets_what_the_launcher_resolved(tmp_path: Path, model: Path) -> None:
-    """A flag is above the environment for the children as well, who inherit that; a password reaches them unwritten."""
-    flags = ["--run.steps", "1", "--run.name", "tiny", "--broker.password", "s3cret", "--learner.eval_problems", "0"]
-    environ = {"HEADRACE_RUN__STEPS": "3", "HEADRACE_RUN__NAME": "else", "HEADRACE_RUN__MODEL": "random:llama-tiny"}
-    with Launch(tmp_path, model, *flags, **environ) as launch:
-        assert launch.end() == 0, launch.said
-        assert launch.steps() == [1]
-        assert {path.name for path in tmp_path.iterdir()} == {"tiny", launch.output.name}
-    for path, content in files(launch.folder).items():
-        assert b"s3cret" not in content, path
 
 
 def test_threads_that_wait_do_not_keep_others_from_the_cores_unless_somebody_wants_them_to(

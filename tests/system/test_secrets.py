@@ -57,6 +57,7 @@ def given(request: pytest.FixtureRequest, server: EmbeddedServer, tmp_path: Path
     return ["--broker.url", server.url, "--broker.password_file", str(tmp_path / "password")], {}
 
 
+@pytest.mark.parametrize("given", ["url", "file"], indirect=True)  # out of a URL it goes the way of the environment
 def test_a_whole_run(
     given: tuple[list[str], dict[str, str]], server: EmbeddedServer, tmp_path: Path, model: Path
 ) -> None:
