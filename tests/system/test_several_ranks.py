@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -26,12 +27,16 @@ def start(run: Pipeline) -> None:
         run.start("consumer", f"rank-{rank}", **peers, RANK=rank, LOCAL_RANK=rank)
 
 
+def taken(run: Pipeline, steps: int) -> bool:
+    return run.step() >= steps
+
+
 def test_a_run_of_two_ranks_goes_on_where_it_was_whichever_of_them_is_killed(tmp_path: Path, taught: Path) -> None:
     with Pipeline(tmp_path, [*FLAGS, *KL, "--run.model", str(taught)]) as run:
         run.generator()
-        for victim, after in (("rank-1", 1), ("rank-0", 3)):
+        for victim, steps in (("rank-1", 1), ("rank-0", 3)):
             start(run)
-            wait_until(lambda least=after: run.step() >= least, f"{after} steps are taken")
+            wait_until(partial(taken, run, steps), f"{steps} steps are taken")
             run.processes[victim].send_signal(signal.SIGKILL)
             assert run.wait_for("rank-0") != 0, "one rank does not go on without the other"
             assert run.wait_for("rank-1") != 0
