@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from broker.cli import guarded
+from broker.connection import connect, require
 from broker.embedded import EmbeddedServer
 from broker.errors import Refused
 from broker.run_folder import RunFolder, current, sign
@@ -96,6 +97,10 @@ class Launcher:
         self.folder.phase.write_text(text)
 
     def _prepare(self) -> None:
+        if self.recipe.broker.url is not None:  # one that is not there is said now, not when torch has been imported
+            self._phase("looking for Redis")
+            with connect(self.recipe.broker, self.recipe.broker.url) as client:
+                require(client)
         self._phase("preparing the model")
         self.recipe = with_model(self.recipe)
         require_disk(self.folder.path, self.recipe)

@@ -219,7 +219,7 @@ def press_ctrl_c(launch: Launch) -> None:
 
 
 def test_a_run_that_is_interrupted_and_later_killed_is_still_one_run(tmp_path: Path, model: Path) -> None:
-    flags = ["--run.steps", "6", "--learner.checkpoint_every", "3"]
+    flags = ["--run.steps", "6", "--learner.checkpoint_every", "3", "--learner.eval_problems", "0"]
     with Launch(tmp_path, model, *flags) as interrupted:
         interrupted.reach(2)
         family = interrupted.family
@@ -238,7 +238,9 @@ def test_a_run_that_is_interrupted_and_later_killed_is_still_one_run(tmp_path: P
         assert finished.end() == 0, finished.said
         assert f"going on with {finished.folder.path}" in finished.said
         versions = {record["step"]: record["policy_version"] for record in records(finished.folder) if "step" in record}
-        assert versions == {step: step for step in range(1, 7)}, "every step once, by its last line"
+        assert sorted(versions) == list(range(1, 7))
+        # A Redis that is killed while its disk is slow has lost its last second: then numbers are passed over.
+        assert sorted(set(versions.values())) == [versions[step] for step in range(1, 7)], "each once, by its last line"
         all_accounted_for(finished.folder, steps=6)
 
 

@@ -302,7 +302,7 @@ def test_a_learner_that_meets_another_run_of_its_name(
 
 
 def test_no_redis_at_the_url(scene: Scene) -> None:
-    """Through the launcher, whose children find it out: their one line becomes its own."""
+    """Before anything is started: nobody waits for torch to hear of it."""
     line = scene.refusal("deploy.launcher", "--broker.url", NOBODY)
     assert line == "no Redis at 127.0.0.1:1 (Connection refused): start one, or correct broker.url"
 
