@@ -6,6 +6,7 @@ CPU and by torch's allocator on a GPU; whole and chunks are each in a process of
 
 from __future__ import annotations
 
+import ctypes
 import re
 import resource
 import subprocess
@@ -31,13 +32,14 @@ def _alone(kind: str) -> str:
 
 
 def added(work: Callable[[], object]) -> float:
-    """MiB that `work` adds at its peak, in this process. Linux, or CUDA; the allocator must give back what is freed."""
+    """MiB that `work` adds at its peak, in this process. Linux with glibc, or CUDA."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated() / 2**20
     else:
+        ctypes.CDLL(None).malloc_trim(0)  # else what an earlier one has freed would hide what this one takes
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew at what is resident
         before = _peak(device)
     work()
