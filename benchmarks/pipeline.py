@@ -172,6 +172,8 @@ def draw(found: Sequence[Ran], path: Path) -> None:
     shortest = min(where.get_xlim()[1] for where in axes[:, 0])
     for where in axes[:, 0]:  # the same number of seconds, so that lengths compare
         where.set_xlim(0.0, shortest)
+        for text in where.texts:
+            text.set_visible(text.get_position()[0] <= shortest)
     figure.savefig(path, dpi=110, bbox_inches="tight")
     plt.close(figure)
 
