@@ -58,10 +58,8 @@ def flags_of(mode: str, options: argparse.Namespace, engines: int = 1, steps: in
         other = CORES if options.threads == 1 else 1
         threads = {SYNC: CORES, OTHER: other}.get(mode, options.threads)
         hardware = f"--generator.threads {threads} --learner.threads {threads}"
-    flow, model = (
-        FLOW[mode].format(steps=steps, last=steps - 1),
-        f"--run.model {options.model}" if options.model else "",
-    )
+    flow = FLOW[mode].format(steps=steps, last=steps - 1)
+    model = f"--run.model {options.model}" if options.model else ""
     return shlex.split(f"{ALIKE} {flow} --run.steps {steps} {hardware} {model} {options.flags}")
 
 

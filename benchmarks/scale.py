@@ -145,8 +145,8 @@ def measure(options: argparse.Namespace) -> Leg:
     if not options.quick:
         FOUND.parent.mkdir(exist_ok=True)
         FOUND.write_text(json.dumps(document))
-        (ROOT / "benchmarks" / "scale.md").write_text(report.page(document), encoding="utf-8")
-        if "idle" in document:
+        if "idle" in document:  # else it is a part alone, and the page that is there tells of more
+            (ROOT / "benchmarks" / "scale.md").write_text(report.page(document), encoding="utf-8")
             (ROOT / "docs" / "scale.png").write_bytes(picture(document))
     return Leg(NAME, document["machine"], findings(document), SAID)
 

@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """
     items.sort(key=_turn)
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("engine" if _is_of_an_engine(item) else str(item.path)))
+        item.add_marker(pytest.mark.xdist_group("engine" if _is_of_an_engine(item) else item.location[0]))
     yield
     if config.getoption("loadgroup", False) and not all("@" in item.nodeid for item in items):
         raise pytest.UsageError("xdist's groups have no effect with this pytest: every fixture would be made twice")

@@ -108,16 +108,16 @@ def taught(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     return teach(untaught, tmp_path_factory.mktemp("taught"), (lesson() for _ in range(LESSONS)))
 
 
-def flags(model: Path, data: Path) -> list[str]:
-    values = {**ON_A_CPU, "run.model": model, "task.path": data}
+def flags(model: Path, data: Path, engine: str) -> list[str]:
+    values = {**ON_A_CPU, "run.model": model, "task.path": data, "generator.engine": engine}
     return [part for name, value in values.items() for part in (f"--{name}", str(value))]
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.engine
-def test_the_recipe_takes_five_steps_on_a_cpu(tmp_path: Path, taught: Path, data: Path) -> None:
+@pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=pytest.mark.engine)])
+def test_the_recipe_takes_five_steps_on_a_cpu(tmp_path: Path, taught: Path, data: Path, engine: str) -> None:
     recipe = str(ROOT / "recipes" / "gsm8k-qwen.toml")
-    with Pipeline(tmp_path / "runs", flags(taught, data), recipe=recipe, name="gsm8k-qwen") as run:
+    with Pipeline(tmp_path / "runs", flags(taught, data, engine), recipe=recipe, name="gsm8k-qwen") as run:
         run.learner()
         run.generator()
         wait_until(lambda: run.step() >= 1 or any_ended(run), "a step is done", START_SECONDS)

@@ -57,8 +57,6 @@ def given(request: pytest.FixtureRequest, server: EmbeddedServer, tmp_path: Path
     return ["--broker.url", server.url, "--broker.password_file", str(tmp_path / "password")], {}
 
 
-# Out of a URL it goes the way of the environment; a file is read under a whole run in test_operations.py.
-@pytest.mark.parametrize("given", ["url"], indirect=True)
 def test_a_whole_run(
     given: tuple[list[str], dict[str, str]], server: EmbeddedServer, tmp_path: Path, model: Path
 ) -> None:
