@@ -238,9 +238,12 @@ def test_a_run_that_is_interrupted_and_later_killed_is_still_one_run(tmp_path: P
         assert finished.end() == 0, finished.said
         assert f"going on with {finished.folder.path}" in finished.said
         versions = {record["step"]: record["policy_version"] for record in records(finished.folder) if "step" in record}
-        assert sorted(versions) == list(range(1, 7))
-        # A Redis that is killed while its disk is slow has lost its last second: then numbers are passed over.
-        assert sorted(set(versions.values())) == [versions[step] for step in range(1, 7)], "each once, by its last line"
+        if "published under a new number" in finished.folder.log("learner").read_text():
+            # Redis was killed while its disk was slow, and lost its last second: then numbers are passed over.
+            assert sorted(versions) == list(range(1, 7))
+            assert sorted(set(versions.values())) == [versions[step] for step in range(1, 7)], "none is used twice"
+        else:
+            assert versions == {step: step for step in range(1, 7)}, "every step once, by its last line"
         all_accounted_for(finished.folder, steps=6)
 
 
