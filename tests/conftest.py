@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import uuid
 from collections.abc import Iterator
 
@@ -12,6 +13,12 @@ from broker.connection import connect
 from broker.embedded import EmbeddedServer
 from broker.keys import Keys
 from broker.settings import BrokerSettings
+
+
+def pytest_configure() -> None:
+    """A shell starts what it runs in the background deaf to Ctrl-C, and so would be every process under test."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)  # xdist reads the marks in the same hook, and before whoever merely wants to be first
