@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from broker.schema import Rollout, RolloutGroup, VersionSpan
+from broker.schema import Floats, Ints, Rollout, RolloutGroup, VersionSpan
 
 SIZE, VOCABULARY, PROMPT = 8, 49152, 64  # completions, tokens
 SAID = 64 * SIZE + 320  # bytes of a group beside its tokens and log-probs, about
@@ -27,20 +27,32 @@ def size_of(tokens: int) -> int:
     return SAID + 8 * SIZE * tokens
 
 
+@lru_cache(maxsize=4)
+def samples(size: int) -> tuple[tuple[Ints, Floats], ...]:
+    """Tokens and log-probs of each completion. They cost more to draw than to send, so they are drawn once."""
+    chance, tokens = np.random.default_rng(0), length(size)
+    return tuple(
+        (
+            chance.integers(0, VOCABULARY, tokens).astype(np.int32),
+            -chance.exponential(1.0, tokens).astype(np.float32),
+        )
+        for _ in range(SIZE)
+    )
+
+
 @lru_cache(maxsize=64)
 def rollouts(size: int, version: int, degenerate: bool) -> tuple[Rollout, ...]:
     """Those of one group: half of them solve the problem, or none does."""
-    chance, tokens = np.random.default_rng(0), length(size)
     return tuple(
         Rollout(
-            chance.integers(0, VOCABULARY, tokens).astype(np.int32),
-            -chance.exponential(1.0, tokens).astype(np.float32),
-            (VersionSpan(version, 0, tokens),),
+            tokens,
+            logprobs,
+            (VersionSpan(version, 0, len(tokens)),),
             reward := float(not degenerate and number % 2),
             {"correct": reward, "formatted": 1.0},
             answer=number,
         )
-        for number in range(SIZE)
+        for number, (tokens, logprobs) in enumerate(samples(size))
     )
 
 
