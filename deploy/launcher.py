@@ -25,6 +25,7 @@ from broker.settings import environment
 from deploy.background import in_background
 from deploy.children import REFUSAL, REFUSED, Child
 from deploy.claim import claimed, stop
+from deploy.cores import sharing
 from deploy.disk import require_disk
 from deploy.generators import Generators
 from deploy.model import with_model
@@ -33,9 +34,6 @@ from deploy.recipe import Recipe, leave_word, read
 
 POLL_SECONDS = 0.2
 OTHER_STOP_SECONDS = 1.0  # the learner and the onlookers have nothing to hand back
-# Of an OpenMP thread that waits for others, before it sleeps: learner and engines share the cores of this machine, and
-# one that spins for milliseconds, as is usual, keeps the very thread that it waits for from running.
-SPINS = "2000"
 USUAL = Path("recipes/demo.toml")  # what `make` takes where nobody names a recipe
 PYTHON_MODULE = [sys.executable, "-m"]
 
@@ -51,7 +49,7 @@ class Launcher:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.environment = {"GOMP_SPINCOUNT": SPINS, **environment(recipe.broker)}
+        self.environment = sharing(environment(recipe.broker))
         self.folder = RunFolder.of(recipe.run)
         self.server: EmbeddedServer | None = None
         self.generators = Generators(self._generator, recipe.generator.drain_seconds)

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from broker.cli import guarded
+from deploy.cores import sharing
 from deploy.join import joined, written
 from deploy.model import with_model
 from deploy.ranks import learner
@@ -51,7 +52,8 @@ def main() -> None:
                 leave_word(recipe)
     if options.check:
         flags.append("--check")
-    os.execv(sys.executable, [sys.executable, *program, str(options.recipe), *flags])
+    arguments = [sys.executable, *program, str(options.recipe), *flags]
+    os.execve(sys.executable, arguments, sharing(os.environ))  # the others may be in the terminal beside
 
 
 if __name__ == "__main__":

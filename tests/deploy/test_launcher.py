@@ -30,7 +30,6 @@ from broker.ledger import Ledger
 from broker.run_folder import RunFolder
 from broker.settings import BrokerSettings
 from deploy.disk import require_disk
-from deploy.launcher import Launcher
 from deploy.prepare import prepare
 from deploy.recipe import read
 from tests.ports import free_port
@@ -303,16 +302,6 @@ def test_every_process_gets_what_the_launcher_resolved_and_an_exporter_that_cann
         f"headrace: cannot serve metrics on 127.0.0.1:{port}: Address already in use: "
         "free that port, or set [monitoring] ports (0 is off)"
     ], "and is not started again and again"
-
-
-def test_threads_that_wait_do_not_keep_others_from_the_cores_unless_somebody_wants_them_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe = read(Path(RECIPE), ["--run.directory", str(tmp_path)])
-    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-    assert int(Launcher(recipe).environment["GOMP_SPINCOUNT"]) < 100_000, "libgomp's own is 300,000 or more"
-    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
-    assert Launcher(recipe).environment["GOMP_SPINCOUNT"] == "7"
 
 
 def test_adapters_need_room_for_adapters_and_not_for_copies_of_the_model(tmp_path: Path) -> None:
