@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import uuid
 from collections.abc import Iterator
@@ -14,9 +13,6 @@ from broker.connection import connect
 from broker.embedded import EmbeddedServer
 from broker.keys import Keys
 from broker.settings import BrokerSettings
-from deploy.cores import sharing
-
-os.environ.update(sharing(os.environ))  # before anybody imports torch: two processes of tests, and all they start
 
 
 def pytest_configure() -> None:

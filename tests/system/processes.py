@@ -1,4 +1,4 @@
-"""Processes of ours without the seconds that importing torch takes: forked from a server that has imported it once.
+"""Processes of ours without the seconds that imports take: forked from a server that has imported all of it once.
 
 Each is a process of its own with its own arguments, environment and log, entered as `python -m module` enters it.
 """
@@ -20,12 +20,13 @@ from tests.ports import free_port
 PR_SET_PDEATHSIG = 1
 ROOT = Path(__file__).parents[2]
 MODELS = [f"transformers.models.{name}.modeling_{name}" for name in ("llama", "qwen2")]
-HEAVY = ["torch", "transformers", *MODELS, "redis", "pydantic", "sympy", "math_verify"]
+HEAVY = ["torch", "transformers", *MODELS, "torch.distributed.fsdp", "redis", "pydantic", "sympy", "math_verify"]
+OURS = ["consumer.crew", "consumer.learner", "consumer.recovery", "producer.generator", "producer.transformers_engine"]
 
 
 def _server() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(HEAVY)
+    context.set_forkserver_preload([*HEAVY, *OURS])  # and what these import
     return context
 
 
