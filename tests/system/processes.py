@@ -20,13 +20,14 @@ from tests.ports import free_port
 PR_SET_PDEATHSIG = 1
 ROOT = Path(__file__).parents[2]
 MODELS = [f"transformers.models.{name}.modeling_{name}" for name in ("llama", "qwen2")]
-HEAVY = ["torch", "transformers", *MODELS, "torch.distributed.fsdp", "redis", "pydantic", "sympy", "math_verify"]
+LATE = [*MODELS, "math_verify"]  # imported by whoever needs them; torch and all else come with ours
 OURS = ["consumer.crew", "consumer.learner", "consumer.recovery", "producer.generator", "producer.transformers_engine"]
+BEFORE = [*LATE, *OURS]  # the server passes over what is not there
 
 
 def _server() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*HEAVY, *OURS])  # and what these import
+    context.set_forkserver_preload(BEFORE)
     return context
 
 
