@@ -44,5 +44,5 @@ def test_and_for_one_process_in_a_terminal_of_its_own(role: str, monkeypatch: py
 
 
 def test_and_for_these_tests() -> None:
-    """Two processes and what they start, on two cores: with threads that spin, toys took seventeen times as long."""
-    assert "GOMP_SPINCOUNT" in os.environ
+    """Two processes and what they start, on two cores."""
+    assert dict(os.environ) == sharing(os.environ)
