@@ -12,6 +12,8 @@ import runpy
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
@@ -25,7 +27,10 @@ OURS = ["consumer.crew", "consumer.learner", "consumer.recovery", "producer.gene
 BEFORE = [*LATE, *OURS]  # the server passes over what is not there
 
 
+@cache
 def _server() -> ForkServerContext:
+    """There is one to a process of tests: who was here first, for a benchmark and with other modules, goes."""
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]  # what CPython keeps for its own tests
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(BEFORE)
     return context
