@@ -7,6 +7,7 @@ group is trained on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -46,10 +47,13 @@ class Inbox:
         """
         if self.rollouts.disturbed:
             self.dispatch.ledger.fence.check()
-            arrivals = self.rollouts.pending()
-        else:
-            with self.metrics.phase("wait"):
-                arrivals = self.rollouts.claim(CLAIM_COUNT, CLAIM_SECONDS)
+            with self.dispatch.lock:  # what a checkpoint settled between the two would be nobody's any more
+                return self._received(self.rollouts.pending())
+        with self.metrics.phase("wait"):
+            arrivals = self.rollouts.claim(CLAIM_COUNT, CLAIM_SECONDS)
+        return self._received(arrivals)
+
+    def _received(self, arrivals: Sequence[Arrival]) -> int:
         if arrivals:
             reached("learner.claimed")
         with self.metrics.phase("claim"):

@@ -6,8 +6,10 @@ The crash is real: a server that is killed and comes back with older data, or wi
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from broker.keys import Keys
 from broker.patience import Patience
 from broker.schema import RolloutGroup, Ticket
 from broker.settings import BrokerSettings
+from broker.streams import Arrival
 from broker.ticket_id import TicketId
 from consumer import checkpoint
 from consumer.inbox import CLAIM_SECONDS
@@ -213,6 +216,51 @@ def test_redis_restarts_and_nobody_notices_but_in_the_log(server: Faulty, run: R
     assert closed(learner)
     assert same_weights(run, learner, server, tmp_path)
     assert run.desk.dead_letters() == []
+
+
+def test_a_checkpoint_that_settles_groups_while_they_are_read_again_makes_no_strangers_of_them(
+    server: Faulty, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It becomes durable just when Redis, which has been away, has said which groups are pending."""
+
+    def answer(ticket: Ticket) -> RolloutGroup | None:
+        if ticket.kind == "train" and TicketId.parse(ticket.ticket_id).number == 9:
+            server.crash()
+            server.start()
+        return mixed(ticket)
+
+    learner, read, settled = run.learner(), Event(), Event()
+    pending, make_final = learner.inbox.rollouts.pending, learner.dispatch.make_final
+
+    def pending_and_then() -> list[Arrival]:
+        found = pending()
+        read.set()
+        if any(learner.dispatch.entry_ids) and not is_held(learner.dispatch.lock):
+            assert settled.wait(30), "nobody keeps it from being settled, and yet it is not"
+        return found
+
+    def make_final_late(*what: Any) -> None:
+        assert read.wait(30), "no group was read again"
+        make_final(*what)
+        settled.set()
+
+    monkeypatch.setattr(learner.inbox.rollouts, "pending", pending_and_then)
+    monkeypatch.setattr(learner.dispatch, "make_final", make_final_late)
+    assert run.finish(learner, answer) == "finished"
+    assert closed(learner)
+    assert run.desk.dead_letters() == []
+
+
+def is_held(lock: Any) -> bool:
+    """By somebody, perhaps by who asks."""
+
+    def free() -> bool:
+        if found := lock.acquire(blocking=False):
+            lock.release()
+        return bool(found)
+
+    with ThreadPoolExecutor(1) as another:
+        return not another.submit(free).result()
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------------
