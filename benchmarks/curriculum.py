@@ -28,7 +28,8 @@ from torch import Tensor
 
 from benchmarks.lagged import GROUPS, SIZE, Run, policy
 from benchmarks.toy import Problems, Toy, addition, answered, right
-from broker.schema import PartCard, RolloutGroup
+from broker.card import PartCard
+from broker.schema import RolloutGroup
 from consumer.choice import Course
 from consumer.curriculum import Curriculum
 from consumer.trainer import Trainer

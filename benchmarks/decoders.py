@@ -22,7 +22,7 @@ from safetensors.numpy import save
 
 from broker import adapter, delta, manifest
 from broker.audit import Answer, Excerpt, Sampling, Share, Span, Use, decode_note, encode_note
-from broker.card import decode_card, encode_card
+from broker.card import PartCard, TaskCard, decode_card, encode_card
 from broker.coursebook import Observation
 from broker.decoding import decode_group, decode_ticket
 from broker.documents import INDEX, indexed_weights
@@ -32,17 +32,7 @@ from broker.fingerprint import model_hash
 from broker.joining import Fingerprint, agree
 from broker.keys import Keys
 from broker.ledger import Entry
-from broker.schema import (
-    PartCard,
-    Rollout,
-    RolloutGroup,
-    TaskCard,
-    Ticket,
-    VersionSpan,
-    encode_group,
-    encode_ticket,
-    tombstone,
-)
+from broker.schema import Rollout, RolloutGroup, Ticket, VersionSpan, encode_group, encode_ticket, tombstone
 from broker.shipment import Base, Shipment, decode_chunk, decode_shipment
 from consumer.checkpoint import Checkpoint
 from consumer.document import read_document

@@ -66,9 +66,11 @@ class Seat:
     stop: Any
 
     def client(self, blocking_seconds: float = 0.0) -> redis.Redis:
-        """As a process of a run connects."""
+        """As a process of a run connects; it has, and the library has imported what its first command needs."""
         patience = Patience(PATIENT_SECONDS)
-        return connect(BrokerSettings(), self.url, blocking_seconds=blocking_seconds, patience=patience)
+        made = connect(BrokerSettings(), self.url, blocking_seconds=blocking_seconds, patience=patience)
+        made.ping()
+        return made
 
 
 class Part(Protocol):

@@ -8,14 +8,41 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from broker.documents import read_object
 from broker.errors import Malformed
-from broker.schema import PartCard, TaskCard
 
 MOST_PARTS = 1000
+
+
+@dataclass(frozen=True)
+class PartCard:
+    """One kind of problems of a task: how many of them `train` holds, and its share of tickets, relative to others."""
+
+    name: str
+    train: int
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class TaskCard:
+    """What dispatch knows of a task: sizes of its splits, their parts and levels, and a hash of their content.
+
+    `train` holds the problems of the first part, then those of the next. `labels` are the (part, level) that occur in
+    the held-out split, `held_out_labels` (held_out,) says which one each problem has. `components`: what a reward is
+    made of.
+    """
+
+    name: str
+    train: int
+    held_out: int
+    content_hash: str
+    parts: tuple[PartCard, ...]
+    labels: tuple[tuple[int, str], ...] = ()
+    held_out_labels: tuple[int, ...] = ()
+    components: tuple[str, ...] = ()
 
 
 def encode_card(card: TaskCard) -> bytes:

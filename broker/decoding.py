@@ -1,161 +1,124 @@
 """Tickets and groups as they come from Redis, from whoever wrote them there.
 
 Invariant: what is returned satisfies every length, range and finiteness rule of its class, or `Malformed` is raised;
-nothing is ever unpickled. Refuses to know what a prompt or an answer means.
+nothing is ever unpickled. What a form says of one field is checked as it is read, and here what fields say of each
+other. Refuses to know what a prompt or an answer means.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import isfinite
-from typing import Any
+import re
+from typing import Any, TypeVar
 
-import msgpack
+import msgspec
 import numpy as np
-import numpy.typing as npt
 
-from broker.documents import shown
 from broker.errors import Malformed
 from broker.schema import (
     FLOAT,
     INT,
     LARGEST_FLOAT32,
-    MAX_COMPONENTS,
     MAX_NAME_BYTES,
     SCHEMA_VERSION,
     Floats,
+    GroupForm,
     Ints,
     Rollout,
+    RolloutForm,
     RolloutGroup,
     Ticket,
     VersionSpan,
 )
 
 MAX_PAYLOAD_BYTES = 64 << 20
+LARGEST_LOGPROB = 1e-3  # rounding may leave it above 0
+
+_TICKETS = msgspec.msgpack.Decoder(Ticket)
+_GROUPS = msgspec.msgpack.Decoder(GroupForm)
+_VALUE = " '"  # begins what msgspec repeats of a value
+_Form = TypeVar("_Form", Ticket, GroupForm)
 
 
 def decode_ticket(payload: bytes) -> Ticket:
     """Raises `Malformed`."""
-    version, ticket_id, problem, seed, minimum, kind = _unpack(payload, 6)
-    _check_version(version)
-    _check(isinstance(ticket_id, str) and 0 < len(ticket_id) <= 64, "ticket_id")
-    for name, value in (("problem", problem), ("seed", seed), ("min_policy_version", minimum)):
-        _check(type(value) is int and 0 <= value < 2**53, name)
-    _check(kind in ("train", "eval"), "kind")
-    return Ticket(ticket_id, problem, seed, minimum, kind)
+    return _read(payload, _TICKETS)
 
 
 def decode_group(payload: bytes) -> RolloutGroup:
-    """Raises `Malformed` with the name of the first rule that is broken."""
-    version, ticket_id, kind, problem, prompt, rollouts, generator, failed, seconds = _unpack(payload, 9)
-    _check_version(version)
-    _check(isinstance(ticket_id, str) and 0 < len(ticket_id) <= 64, "ticket_id")
-    _check(kind in ("train", "eval"), "kind")
-    _check(type(problem) is int and 0 <= problem < 2**53, "problem")
-    _check(isinstance(generator, str) and len(generator) <= 256, "generator")
-    _check(isinstance(failed, str) and len(failed) <= 4096, "failed")
-    _check(isinstance(seconds, float) and isfinite(seconds) and seconds >= 0, "sample_seconds")
-    _check(type(rollouts) is tuple and (bool(rollouts) != bool(failed)), "rollouts")
-    decoded = _decode_rollouts(rollouts) if rollouts else ()
-    (tokens,) = _ints((prompt,), "prompt")
-    _check(bool(failed) or len(tokens) > 0, "prompt is empty")
-    return RolloutGroup(ticket_id, kind, problem, tokens, decoded, generator, failed, seconds)
+    """Its arrays are read-only views of `payload`. Raises `Malformed` with the first rule that is broken."""
+    form = _read(payload, _GROUPS)
+    if bool(form.rollouts) == bool(form.failed):
+        raise Malformed("rollouts")
+    if not (form.prompt_tokens or form.failed):
+        raise Malformed("prompt is empty")
+    lengths = [_covered(one.spans) for one in form.rollouts]
+    tokens, logprobs = _numbers(form.numbers, form.prompt_tokens, sum(lengths))
+    rollouts, at, start = list[Rollout](), 0, form.prompt_tokens
+    for one, length in zip(form.rollouts, lengths, strict=True):
+        for name in one.components:
+            if len(name) > MAX_NAME_BYTES // 4 and len(name.encode()) > MAX_NAME_BYTES:
+                raise Malformed("components")
+        its = tokens[start + at : start + at + length], logprobs[at : at + length]
+        rollouts.append(Rollout(*its, one.spans, one.reward, one.components, one.truncated, one.answer))
+        at += length
+    said = form.ticket_id, form.kind, form.problem, tokens[:start], tuple(rollouts), form.generator, form.failed
+    return RolloutGroup(*said, form.sample_seconds)
 
 
-def _decode_rollouts(raw: tuple[Any, ...]) -> tuple[Rollout, ...]:
-    """What holds of every number of a group is asked once, of all its completions together."""
-    for one in raw:
-        _check(type(one) is tuple and len(one) == 7, "rollout")
-    tokens = _ints([one[0] for one in raw], "tokens")
-    numbers, logprobs = _arrays([one[1] for one in raw], FLOAT, "behaviour_logprobs")
-    _check(bool(np.isfinite(numbers).all()), "behaviour_logprobs are not finite")
-    _check(not numbers.size or numbers.max() <= 1e-3, "behaviour_logprobs out of range")
-    return tuple(map(_decode_rollout, raw, tokens, logprobs))
-
-
-def _decode_rollout(raw: tuple[Any, ...], tokens: Ints, logprobs: Floats) -> Rollout:
-    """Without a call for each rule: there are eight completions to a group, and more."""
-    _, _, spans, reward, components, truncated, answer = raw
-    length = len(tokens)
-    if not length:
-        raise Malformed("tokens are empty")
-    if length != len(logprobs):
-        raise Malformed("behaviour_logprobs has another length than tokens")
-    if not (type(reward) is float and abs(reward) <= LARGEST_FLOAT32):  # NaN fails every comparison
-        raise Malformed("reward")
-    if type(truncated) is not bool:
-        raise Malformed("truncated")
-    if not (type(answer) is int and -1 <= answer < 2**31):
-        raise Malformed("answer")
-    if not (type(components) is dict and len(components) <= MAX_COMPONENTS):
-        raise Malformed("components")
-    for name, value in components.items():
-        if type(name) is not str or (len(name) > MAX_NAME_BYTES // 4 and _bytes(name) > MAX_NAME_BYTES):
-            raise Malformed("components")
-        if not (type(value) is float and isfinite(value)):
-            raise Malformed(f"component {name!r}")
-    return Rollout(tokens, logprobs, _spans(spans, length), reward, components, truncated, answer)
-
-
-def _spans(raw: Any, length: int) -> tuple[VersionSpan, ...]:
-    if not (type(raw) is tuple and 0 < len(raw) <= length):
-        raise Malformed("spans")
-    spans, at = [], 0
-    for item in raw:
-        if not (type(item) is tuple and len(item) == 3):
-            raise Malformed("spans")
-        version, start, end = item
-        if not (type(version) is type(start) is type(end) is int):
-            raise Malformed("spans")
-        if not (0 <= version < 2**31 and start == at < end <= length):
+def _covered(spans: tuple[VersionSpan, ...]) -> int:
+    """How many tokens they cover, in order and without a gap."""
+    at = 0
+    for _, start, end in spans:
+        if not start == at < end:
             raise Malformed("spans do not cover the tokens in order")
-        spans.append(VersionSpan(version, start, end))
         at = end
-    if at != length:
-        raise Malformed("spans do not cover the tokens")
-    return tuple(spans)
+    return at
 
 
-def _bytes(name: str) -> int:
-    return len(name.encode("utf-8", "replace"))
+def _numbers(raw: memoryview, prompt: int, sampled: int) -> tuple[Ints, Floats]:
+    """Tokens (prompt + sampled,) and log-probs (sampled,): each rule is asked once, of all of them together."""
+    if len(raw) != 4 * (prompt + 2 * sampled):
+        raise Malformed(f"{len(raw)} bytes of numbers for {prompt} tokens of the prompt and {sampled} others")
+    tokens = np.frombuffer(raw, INT, prompt + sampled)
+    if not tokens.flags.aligned:  # somebody wrote it without the padding
+        return _numbers(memoryview(bytes(raw)), prompt, sampled)
+    logprobs = np.frombuffer(raw, FLOAT, sampled, tokens.nbytes)
+    if prompt + sampled and np.minimum.reduce(tokens) < 0:
+        raise Malformed("tokens are negative")
+    if sampled:
+        least, most = np.minimum.reduce(logprobs), np.maximum.reduce(logprobs)
+        if not -LARGEST_FLOAT32 <= least <= most <= LARGEST_LOGPROB:  # as NaN is not
+            raise Malformed(f"behaviour_logprobs {'out of range' if np.isfinite(logprobs).all() else 'are not finite'}")
+    return tokens, logprobs
 
 
-def _ints(raw: Sequence[Any], name: str) -> list[Ints]:
-    whole, parts = _arrays(raw, INT, name)
-    _check(not whole.size or whole.min() >= 0, name)
-    return parts
-
-
-def _arrays(raw: Sequence[Any], dtype: np.dtype[Any], name: str) -> tuple[npt.NDArray[Any], list[npt.NDArray[Any]]]:
-    """All bytes as one array, and what each of them says: views."""
-    for one in raw:
-        if not (type(one) is bytes and len(one) % 4 == 0):
-            raise Malformed(name)
-    whole = np.frombuffer(b"".join(raw), dtype)
-    parts, at = [], 0
-    for one in raw:
-        end = at + len(one) // 4
-        parts.append(whole[at:end])
-        at = end
-    return whole, parts
-
-
-def _unpack(payload: bytes, fields: int) -> tuple[Any, ...]:
-    _check(isinstance(payload, bytes) and len(payload) <= MAX_PAYLOAD_BYTES, "payload is too large or not bytes")
+def _read(payload: bytes, decoder: msgspec.msgpack.Decoder[_Form]) -> _Form:
+    if not (isinstance(payload, bytes) and len(payload) <= MAX_PAYLOAD_BYTES):
+        raise Malformed("payload is too large or not bytes")
     try:
-        value = msgpack.unpackb(payload, raw=False, strict_map_key=True, use_list=False)
-    except (ValueError, RecursionError, msgpack.UnpackException) as error:
+        return decoder.decode(payload)
+    except msgspec.ValidationError as error:
+        raise Malformed(_other_version(payload) or _named(str(error), decoder.type)) from None
+    except (ValueError, RecursionError) as error:
         raise Malformed(f"not msgpack: {type(error).__name__}") from None
-    if not (type(value) is tuple and len(value) == fields):
-        raise Malformed(f"expected {fields} fields")
-    return value
 
 
-def _check_version(version: Any) -> None:
-    if type(version) is not int or version != SCHEMA_VERSION:
-        raise Malformed(f"schema version {shown(version)}, this side speaks {SCHEMA_VERSION}")
+def _other_version(payload: bytes) -> str:
+    """What is to be said where the first field of a short list is another small number than ours; else ""."""
+    kind, version = payload[:2].ljust(2, b"\xff")
+    if kind >> 4 != 0x9 or version > 0x7F or version == SCHEMA_VERSION:
+        return ""
+    return f"schema version {version}, this side speaks {SCHEMA_VERSION}"
 
 
-def _check(condition: bool, what: str) -> None:
-    if not condition:
-        raise Malformed(what)
+def _named(error: str, form: Any) -> str:
+    """msgspec names fields by their places, `$[6][0][2]`; and what somebody wrote there must not be in a message."""
+    what, _, path = error.partition(" - at ")
+    places = [int(place) for place in re.findall(r"\[(\d+)\]", path)]
+    if not places:
+        return "msgpack, but not of these fields"
+    name = ("schema version", *form.__struct_fields__)[places[0]]
+    if name == "rollouts" and len(places) > 2:
+        name = f"rollout {places[1]}, {RolloutForm.__struct_fields__[places[2]]}"
+    beyond = what.startswith(("Expected `float` >", "Expected `float` <"))
+    return f"{name}: {'out of range, or not finite' if beyond else what.partition(_VALUE)[0]}"

@@ -16,12 +16,11 @@ from typing import Any
 
 import redis
 
-from broker.card import decode_card, encode_card
+from broker.card import TaskCard, decode_card, encode_card
 from broker.documents import read_object, shown
 from broker.errors import Malformed, Refused
 from broker.fingerprint import max_positions, model_hash, tokenizer_hash
 from broker.keys import Keys
-from broker.schema import TaskCard
 from broker.settings import RecipeBase
 
 POLL_SECONDS = 0.1

@@ -1,21 +1,21 @@
-"""What travels: tickets and rollout groups, as msgpack with raw int32/float32 arrays.
+"""What travels: tickets and rollout groups, each as one msgpack array, a group's numbers as raw int32 and float32.
 
-Invariant: the same value is the same bytes, and text never travels. Refuses to know what a prompt or an answer means,
-and to read: that is `broker.decoding`, which takes nobody's word for anything.
+Invariant: the same value is the same bytes, and text never travels. The forms say what each field may be; whoever reads
+takes nobody's word for it: that is `broker.decoding`. Refuses to know what a prompt or an answer means.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-import msgpack
+import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta, Struct
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MAX_COMPONENTS, MAX_NAME_BYTES = 32, 64  # of the reward of a rollout
 LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
@@ -23,18 +23,26 @@ INT, FLOAT = np.dtype("<i4"), np.dtype("<f4")  # on the wire
 
 Kind = Literal["train", "eval"]
 KINDS: tuple[Kind, ...] = ("eval", "train")  # evaluation first: it is small and somebody looks at it
+_NOTHING = memoryview(b"")
+
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
 
+Name = Annotated[str, Meta(min_length=1, max_length=64)]
+Count = Annotated[int, Meta(ge=0, lt=2**53)]
+Version = Annotated[int, Meta(ge=0, lt=2**31)]
+Place = Annotated[int, Meta(ge=0, lt=2**31)]
+Real = Annotated[float, Meta(ge=-LARGEST_FLOAT32, le=LARGEST_FLOAT32)]  # no NaN: it fails every comparison
+Components = Annotated[dict[Annotated[str, Meta(max_length=MAX_NAME_BYTES)], Real], Meta(max_length=MAX_COMPONENTS)]
 
-@dataclass(frozen=True)
-class Ticket:
+
+class Ticket(Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True, tag=SCHEMA_VERSION):
     """Permission to sample one group: which problem, with which seed, at which policy version or newer."""
 
-    ticket_id: str
-    problem: int
-    seed: int
-    min_policy_version: int
+    ticket_id: Name
+    problem: Count
+    seed: Count
+    min_policy_version: Count
     kind: Kind = "train"
 
 
@@ -46,13 +54,12 @@ def solves(reward: float, components: Mapping[str, float]) -> bool:
 class VersionSpan(NamedTuple):
     """Tokens `[start, end)` of a completion were sampled by `policy_version`."""
 
-    policy_version: int
-    start: int
-    end: int
+    policy_version: Version
+    start: Place
+    end: Place
 
 
-@dataclass(frozen=True)
-class Rollout:
+class Rollout(Struct, frozen=True, gc=False):
     """One completion with what was true of it when it was sampled.
 
     `tokens` (T,) int32, `behaviour_logprobs` (T,) float32 under the sampling temperature, `spans` cover `[0, T)` in
@@ -63,7 +70,7 @@ class Rollout:
     behaviour_logprobs: Floats
     spans: tuple[VersionSpan, ...]
     reward: float
-    components: dict[str, float] = field(default_factory=dict)
+    components: dict[str, float] = {}
     truncated: bool = False
     answer: int = -1
 
@@ -90,8 +97,7 @@ class Rollout:
         return out
 
 
-@dataclass(frozen=True)
-class RolloutGroup:
+class RolloutGroup(Struct, frozen=True, dict=True):
     """The unit of transport, buffering and settling: the G rollouts of one ticket, or why there are none (`failed`)."""
 
     ticket_id: str
@@ -134,66 +140,79 @@ class RolloutGroup:
         return sum(len(r.tokens) for r in self.rollouts)
 
 
-@dataclass(frozen=True)
-class PartCard:
-    """One kind of problems of a task: how many of them `train` holds, and its share of tickets, relative to others."""
+class RolloutForm(Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True):
+    """A rollout on the wire; `GroupForm.numbers` has as many tokens and log-probs of it as its spans cover."""
 
-    name: str
-    train: int
-    weight: float = 1.0
+    spans: Annotated[tuple[VersionSpan, ...], Meta(min_length=1)]
+    reward: Real
+    components: Components
+    truncated: bool
+    answer: Annotated[int, Meta(ge=-1, lt=2**31)]
 
 
-@dataclass(frozen=True)
-class TaskCard:
-    """What dispatch knows of a task: sizes of its splits, their parts and levels, and a hash of their content.
+class GroupForm(Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True, tag=SCHEMA_VERSION):
+    """A group on the wire.
 
-    `train` holds the problems of the first part, then those of the next. `labels` are the (part, level) that occur in
-    the held-out split, `held_out_labels` (held_out,) says which one each problem has. `components`: what a reward is
-    made of.
+    `numbers` is all there are, little-endian: the prompt (`prompt_tokens`,) int32, the tokens of each completion, then
+    the log-probs of each, float32. `padding` has them begin at a multiple of four bytes, so that whoever has the
+    message has the arrays.
     """
 
-    name: str
-    train: int
-    held_out: int
-    content_hash: str
-    parts: tuple[PartCard, ...]
-    labels: tuple[tuple[int, str], ...] = ()
-    held_out_labels: tuple[int, ...] = ()
-    components: tuple[str, ...] = ()
+    ticket_id: Name
+    kind: Kind
+    problem: Count
+    prompt_tokens: Place
+    rollouts: tuple[RolloutForm, ...]
+    generator: Annotated[str, Meta(max_length=256)]
+    failed: Annotated[str, Meta(max_length=4096)]
+    sample_seconds: Annotated[float, Meta(ge=0, le=LARGEST_FLOAT32)]
+    padding: Annotated[memoryview, Meta(max_length=3)]
+    numbers: memoryview
 
 
 def encode_ticket(ticket: Ticket) -> bytes:
     """One ticket as bytes."""
-    return _pack(
-        [SCHEMA_VERSION, ticket.ticket_id, ticket.problem, ticket.seed, ticket.min_policy_version, ticket.kind]
-    )
+    return _ENCODER.encode(ticket)
 
 
 def encode_group(group: RolloutGroup) -> bytes:
-    """One rollout group as bytes; arrays are raw little-endian int32/float32, copied once."""
-    rollouts = [
-        [
-            np.ascontiguousarray(r.tokens, INT).data,
-            np.ascontiguousarray(r.behaviour_logprobs, FLOAT).data,
-            r.spans,
-            float(r.reward),
-            {name: float(value) for name, value in r.components.items()},
-            bool(r.truncated),
-            int(r.answer),
-        ]
-        for r in group.rollouts
-    ]
+    """One rollout group as bytes; its arrays are copied once.
+
+    Raises `ValueError` for what is no text, and for a completion that has not as many tokens as log-probs, or spans
+    that end elsewhere; `TypeError` for values of another kind than their fields.
+    """
+    numbers, sampled = len(group.prompt), group.rollouts
+    for r in sampled:
+        if not (len(r.tokens) == len(r.behaviour_logprobs) == (r.spans[-1].end if r.spans else 0)):
+            raise ValueError("tokens, behaviour_logprobs and spans are not of one length")
+        numbers += 2 * len(r.tokens)
+    forms = tuple([RolloutForm(r.spans, r.reward, r.components, r.truncated, r.answer) for r in sampled])
+    said = (group.ticket_id, group.kind, group.problem, len(group.prompt), forms, group.generator, group.failed)
+    message = _ENCODER.encode(GroupForm(*said, group.sample_seconds, _NOTHING, _NOTHING))
     prompt = np.ascontiguousarray(group.prompt, INT).data
-    head = [SCHEMA_VERSION, group.ticket_id, group.kind, group.problem, prompt]
-    return _pack([*head, rollouts, group.generator, group.failed, float(group.sample_seconds)])
+    tokens = [np.ascontiguousarray(r.tokens, INT).data for r in sampled]
+    logprobs = [np.ascontiguousarray(r.behaviour_logprobs, FLOAT).data for r in sampled]
+    return _completed(message, numbers, (prompt, *tokens, *logprobs))
+
+
+def _completed(message: bytes, numbers: int, arrays: Sequence[memoryview]) -> bytes:
+    """A form whose padding and numbers are empty, with what belongs there: no other way copies them only once."""
+    head = message[:-4]  # each of the two is a type and a length, of one byte each
+    padding = -(len(head) + 2 + 5) % 4  # what comes before the numbers: these bytes, and those that say how many
+    return b"".join([head, b"\xc4%c%b\xc6" % (padding, bytes(padding)), (4 * numbers).to_bytes(4, "big"), *arrays])
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy's as Python's. Raises `TypeError` for anything else."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"a {type(value).__name__} cannot be sent")
+
+
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=_plain)
 
 
 def tombstone(ticket: Ticket, reason: str, generator: str = "") -> RolloutGroup:
     """The group that settles a ticket nobody could serve. It can be encoded whatever an error's text was."""
     why = reason.encode("utf-8", "replace").decode()[:4096] or "no reason given"
     return RolloutGroup(ticket.ticket_id, ticket.kind, ticket.problem, np.empty(0, np.int32), (), generator, why)
-
-
-def _pack(value: Any) -> bytes:
-    packed: bytes = msgpack.packb(value, use_bin_type=True)
-    return packed

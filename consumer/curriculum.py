@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from broker.card import PartCard
 from broker.coursebook import Observation, Standing
-from broker.schema import PartCard
 from consumer.choice import Course, Look, Walk
 from consumer.history import STATES, History, Memory
 

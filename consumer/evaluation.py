@@ -12,9 +12,10 @@ from typing import Any
 
 import structlog
 
+from broker.card import TaskCard
 from broker.ledger import Ledger
 from broker.points import reached
-from broker.schema import RolloutGroup, TaskCard, Ticket
+from broker.schema import RolloutGroup, Ticket
 from broker.streams import Arrival
 from consumer.passes import figures
 from consumer.tickets import seed_of

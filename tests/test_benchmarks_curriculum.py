@@ -10,7 +10,7 @@ import torch
 from benchmarks.curriculum import COURSES, GOAL, Curve, World, _batch, picture, table, trained
 from benchmarks.lagged import GROUPS, SIZE
 from benchmarks.toy import Toy, answered, imitator
-from broker.schema import PartCard
+from broker.card import PartCard
 from consumer.curriculum import Curriculum
 
 

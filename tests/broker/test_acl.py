@@ -16,6 +16,7 @@ import redis as redis_library
 
 from broker import acl
 from broker.audit_log import AuditLog
+from broker.card import PartCard, TaskCard
 from broker.connection import connect, require
 from broker.embedded import EmbeddedServer
 from broker.errors import Fenced, Refused
@@ -26,7 +27,7 @@ from broker.patience import Patience
 from broker.policies import FetchingReader, ShippingStore
 from broker.policy import PolicyStore
 from broker.roles import ROLES, Role, rules
-from broker.schema import PartCard, TaskCard, tombstone
+from broker.schema import tombstone
 from broker.settings import BrokerSettings
 from broker.streams import Arrival, RolloutStream, create_groups, forget_generators
 from broker.ticket_id import TicketId

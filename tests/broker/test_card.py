@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from broker.card import decode_card, encode_card
+from broker.card import PartCard, TaskCard, decode_card, encode_card
 from broker.errors import Malformed
-from broker.schema import PartCard, TaskCard
 
 PARTS, LABELS = (PartCard("sums", 4), PartCard("words", 3, 0.5)), ((0, "easy"), (1, ""))
 CARD = TaskCard("mixture", 7, 3, "h", PARTS, LABELS, (0, 1, 0), ("correct",))

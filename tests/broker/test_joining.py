@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import redis as redis_library
 
+from broker.card import PartCard, TaskCard
 from broker.errors import Refused
 from broker.joining import Fingerprint, announce, join, read_task, register_task, wait_for_task
 from broker.keys import Keys
-from broker.schema import PartCard, TaskCard
 from broker.settings import RecipeBase
 
 CARD = TaskCard("addition", 75, 2, "a" * 64, (PartCard("addition", 75),), ((0, "1 digit"),), (0, 0), ("correct",))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import fields, replace
 from typing import Any
 
 import msgpack
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from broker.decoding import decode_group, decode_ticket
 from broker.errors import Malformed
@@ -63,7 +63,8 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, np.ndarray):
         return one.dtype == other.dtype and np.array_equal(one, other)
     if isinstance(one, Rollout | RolloutGroup):
-        return type(one) is type(other) and all(same(getattr(one, f.name), getattr(other, f.name)) for f in fields(one))
+        names = one.__struct_fields__
+        return type(one) is type(other) and all(same(getattr(one, name), getattr(other, name)) for name in names)
     if isinstance(one, tuple):
         return len(one) == len(other) and all(map(same, one, other))
     return bool(one == other)
@@ -145,64 +146,80 @@ def repacked(payload: bytes, path: list[int], value: Any) -> bytes:
 
 
 ROLLOUT = [5, 0]
-FLOATS = np.array([-0.5, -1.0, 0.0], np.float32)
+PROMPT, TOKENS = [1, 2], [5, 6, 7] * 2
+LOGPROBS = [-0.5, -1.0, 0.0] * 2
+
+
+def numbers_of(tokens: list[int], logprobs: list[float]) -> bytes:
+    """As the last field of a group has them."""
+    return np.array(tokens, np.int32).tobytes() + np.array(logprobs, np.float32).tobytes()
 
 
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        ([0], SCHEMA_VERSION + 1, "schema version 3, this side speaks 2"),
-        ([1], "", "ticket_id"),
+        ([0], SCHEMA_VERSION + 1, "^schema version 4, this side speaks 3$"),
+        ([0], SCHEMA_VERSION - 1, "^schema version 2, this side speaks 3$"),
+        ([0], "3", "schema version: Expected `int`, got `str`"),
+        ([1], "", "ticket_id: Expected `str` of length >= 1"),
         ([1], "x" * 65, "ticket_id"),
-        ([1], b"t1", "ticket_id"),
-        ([2], "test", "kind"),
+        ([1], b"t1", "ticket_id: Expected `str`, got `bytes`"),
+        ([2], "test", "^kind: Invalid enum value$"),
         ([2], [], "kind"),
         ([3], -1, "problem"),
         ([3], 2**53, "problem"),
         ([3], True, "problem"),
         ([3], 1.0, "problem"),
-        ([4], b"", "prompt is empty"),
-        ([4], b"abc", "prompt"),
-        ([4], np.array([-1], np.int32).tobytes(), "prompt"),
-        ([4], "text", "prompt"),
+        ([4], 0, "prompt is empty"),
+        ([4], 1, "56 bytes of numbers for 1 tokens of the prompt and 6 others"),
+        ([4], -1, "prompt_tokens"),
+        ([4], 2**31, "prompt_tokens"),
         ([5], [], "rollouts"),
         ([5], {}, "rollouts"),
-        ([5], [[]], "rollout"),
+        ([5], [[]], "rollouts: Expected `array` of at least length 5, got 0"),
         ([6], None, "generator"),
         ([6], "x" * 257, "generator"),
         ([7], "both failed and answered", "rollouts"),
+        ([7], "x" * 4097, "failed"),
         ([8], math.nan, "sample_seconds"),
-        ([8], -1.0, "sample_seconds"),
+        ([8], -1.0, "^sample_seconds: out of range, or not finite$"),
         ([8], "1", "sample_seconds"),
-        ([*ROLLOUT, 0], b"", "tokens are empty"),
-        ([*ROLLOUT, 0], np.array([1, 2], np.int32).tobytes(), "another length than tokens"),
-        ([*ROLLOUT, 0], np.array([1, -2, 3], np.int32).tobytes(), "tokens"),
-        ([*ROLLOUT, 1], (FLOATS * np.nan).tobytes(), "behaviour_logprobs are not finite"),
-        ([*ROLLOUT, 1], (FLOATS - np.inf).tobytes(), "behaviour_logprobs are not finite"),
-        ([*ROLLOUT, 1], (FLOATS + 1).tobytes(), "behaviour_logprobs out of range"),
-        ([*ROLLOUT, 2], [], "spans"),
-        ([*ROLLOUT, 2], [[3, 0, 2]], "spans do not cover the tokens"),
-        ([*ROLLOUT, 2], [[3, 1, 3]], "spans do not cover the tokens in order"),
-        ([*ROLLOUT, 2], [[3, 0, 2], [4, 1, 3]], "spans do not cover the tokens in order"),
-        ([*ROLLOUT, 2], [[3, 0, 0], [4, 0, 3]], "spans do not cover the tokens in order"),
-        ([*ROLLOUT, 2], [[3, 0, 4]], "spans do not cover the tokens in order"),
-        ([*ROLLOUT, 2], [[-1, 0, 3]], "spans do not cover the tokens in order"),
-        ([*ROLLOUT, 2], [[2**31, 0, 3]], "spans do not cover the tokens in order"),
-        ([*ROLLOUT, 2], [[3, 0, 1]] * 4, "spans"),
-        ([*ROLLOUT, 2], [[3.0, 0, 3]], "spans"),
-        ([*ROLLOUT, 3], math.nan, "reward"),
-        ([*ROLLOUT, 3], math.inf, "reward"),
-        ([*ROLLOUT, 3], LARGEST_FLOAT32 * 2, "reward"),
-        ([*ROLLOUT, 3], 1, "reward"),
-        ([*ROLLOUT, 4], {"exact": math.inf}, "component 'exact'"),
-        ([*ROLLOUT, 4], {"x" * 65: 1.0}, "components"),
-        ([*ROLLOUT, 4], {"é" * 33: 1.0}, "components"),
-        ([*ROLLOUT, 4], {b"bytes": 1.0}, "components"),
-        ([*ROLLOUT, 4], {str(n): 1.0 for n in range(33)}, "components"),
-        ([*ROLLOUT, 5], 1, "truncated"),
-        ([*ROLLOUT, 6], -2, "answer"),
-        ([*ROLLOUT, 6], 2**31, "answer"),
-        ([*ROLLOUT, 6], True, "answer"),
+        ([9], b"1234", "padding"),
+        ([9], "", "padding"),
+        ([10], b"", "0 bytes of numbers for 2 tokens of the prompt and 6 others"),
+        ([10], "x" * 56, "numbers"),
+        ([10], numbers_of(PROMPT + TOKENS, LOGPROBS) + b"1234", "60 bytes of numbers"),
+        ([10], numbers_of([-1, 2, *TOKENS], LOGPROBS), "tokens are negative"),
+        ([10], numbers_of([*PROMPT, *TOKENS[:-1], -7], LOGPROBS), "tokens are negative"),
+        ([10], numbers_of(PROMPT + TOKENS, [math.nan, *LOGPROBS[1:]]), "behaviour_logprobs are not finite"),
+        ([10], numbers_of(PROMPT + TOKENS, [*LOGPROBS[:-1], -math.inf]), "behaviour_logprobs are not finite"),
+        ([10], numbers_of(PROMPT + TOKENS, [*LOGPROBS[:-1], 1.0]), "behaviour_logprobs out of range"),
+        ([*ROLLOUT, 0], [], "rollout 0, spans"),
+        ([*ROLLOUT, 0], [[3, 0, 2]], "numbers for 2 tokens of the prompt and 5 others"),
+        ([*ROLLOUT, 0], [[3, 1, 3]], "spans do not cover the tokens in order"),
+        ([*ROLLOUT, 0], [[3, 0, 2], [4, 1, 3]], "spans do not cover the tokens in order"),
+        ([*ROLLOUT, 0], [[3, 0, 2], [4, 3, 4]], "spans do not cover the tokens in order"),
+        ([*ROLLOUT, 0], [[3, 0, 0], [4, 0, 3]], "spans do not cover the tokens in order"),
+        ([*ROLLOUT, 0], [[3, 0, 4]], "numbers for 2 tokens of the prompt and 7 others"),
+        ([*ROLLOUT, 0], [[-1, 0, 3]], "rollout 0, spans"),
+        ([*ROLLOUT, 0], [[2**31, 0, 3]], "rollout 0, spans"),
+        ([*ROLLOUT, 0], [[3, 0, 1]] * 4, "spans"),
+        ([*ROLLOUT, 0], [[3.0, 0, 3]], "rollout 0, spans"),
+        ([*ROLLOUT, 0], [[3, 0]], "rollout 0, spans"),
+        ([*ROLLOUT, 1], math.nan, "^rollout 0, reward: out of range, or not finite$"),
+        ([*ROLLOUT, 1], math.inf, "rollout 0, reward"),
+        ([*ROLLOUT, 1], LARGEST_FLOAT32 * 2, "rollout 0, reward"),
+        ([*ROLLOUT, 1], True, "rollout 0, reward"),
+        ([*ROLLOUT, 2], {"exact": math.inf}, "rollout 0, components"),
+        ([*ROLLOUT, 2], {"exact": LARGEST_FLOAT32 * 2}, "rollout 0, components"),
+        ([*ROLLOUT, 2], {"x" * 65: 1.0}, "rollout 0, components"),
+        ([*ROLLOUT, 2], {"é" * 33: 1.0}, "components"),
+        ([*ROLLOUT, 2], {b"bytes": 1.0}, "rollout 0, components"),
+        ([*ROLLOUT, 2], {str(n): 1.0 for n in range(33)}, "rollout 0, components"),
+        ([5, 1, 3], 1, "rollout 1, truncated"),
+        ([*ROLLOUT, 4], -2, "rollout 0, answer"),
+        ([*ROLLOUT, 4], 2**31, "rollout 0, answer"),
+        ([*ROLLOUT, 4], True, "rollout 0, answer"),
     ],
 )
 def test_each_rule_of_a_group(path: list[int], value: Any, said: str) -> None:
@@ -210,10 +227,61 @@ def test_each_rule_of_a_group(path: list[int], value: Any, said: str) -> None:
         decode_group(repacked(encode_group(a_group()), path, value))
 
 
+def test_a_prompt_of_no_tokens_is_refused_unless_the_group_failed() -> None:
+    with pytest.raises(Malformed, match="prompt is empty"):
+        decode_group(encode_group(replace(a_group(), prompt=np.empty(0, np.int32))))
+
+
+@pytest.mark.parametrize("padding", [b"", b"\0", b"\0\0", b"\0\0\0"])
+def test_numbers_that_begin_anywhere_are_arrays_nevertheless(padding: bytes) -> None:
+    group = decode_group(repacked(encode_group(a_group()), [9], padding))
+    assert same(group, a_group())
+    assert all(one.flags.aligned for r in group.rollouts for one in (r.tokens, r.behaviour_logprobs))
+
+
+def test_the_arrays_of_a_group_are_the_bytes_of_its_message() -> None:
+    payload = encode_group(a_group())
+    group = decode_group(payload)
+    within = np.frombuffer(payload, np.uint8)
+    for one in (group.prompt, *(r.tokens for r in group.rollouts), *(r.behaviour_logprobs for r in group.rollouts)):
+        assert np.shares_memory(one, within)
+        assert one.flags.aligned
+        assert not one.flags.writeable
+
+
+@pytest.mark.parametrize("bits", [0x7FA00000, 0x7F800001, 0xFFA00001, 0x7FC00000, 0xFF800000, 0x7F800000])
+def test_no_bit_pattern_of_what_is_no_number_passes(bits: int) -> None:
+    for at in range(6):
+        logprobs = np.array(LOGPROBS, np.float32)
+        logprobs.view(np.uint32)[at] = bits
+        numbers = np.array(PROMPT + TOKENS, np.int32).tobytes() + logprobs.tobytes()
+        with pytest.raises(Malformed, match="behaviour_logprobs"):
+            decode_group(repacked(encode_group(a_group()), [10], numbers))
+
+
+def test_what_somebody_wrote_is_not_in_the_reason() -> None:
+    with pytest.raises(Malformed) as caught:
+        decode_group(repacked(encode_group(a_group()), [2], "\x1b[2J" * 1000))
+    assert str(caught.value) == "kind: Invalid enum value"
+
+
+@pytest.mark.parametrize(
+    "change", [{"tokens": TOKENS[:2]}, {"behaviour_logprobs": LOGPROBS[:4]}, {"spans": ()}, {"spans": ((3, 0, 2),)}]
+)
+def test_a_completion_whose_parts_are_not_of_one_length_is_not_sent(change: dict[str, Any]) -> None:
+    if "spans" in change:
+        changed = replace(a_group().rollouts[0], spans=tuple(VersionSpan(*span) for span in change["spans"]))
+    else:
+        changed = replace(a_group().rollouts[0], **{name: np.array(value) for name, value in change.items()})
+    with pytest.raises(ValueError, match="not of one length"):
+        encode_group(replace(a_group(), rollouts=(changed,)))
+
+
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
         ([0], None, "schema version"),
+        ([0], 2, "schema version 2, this side speaks 3"),
         ([1], 7, "ticket_id"),
         ([2], -1, "problem"),
         ([3], 2**53, "seed"),
@@ -304,7 +372,7 @@ def test_messages_of_another_shape_are_refused(fields: list[Any]) -> None:
 @given(groups(), values, st.data())
 @settings(max_examples=100)
 def test_a_group_with_one_field_of_another_kind(group: RolloutGroup, value: Any, data: st.DataObject) -> None:
-    path = data.draw(st.sampled_from([[n] for n in range(9)] + [[*ROLLOUT, n] for n in range(6)]))
+    path = data.draw(st.sampled_from([[n] for n in range(11)] + [[*ROLLOUT, n] for n in range(5)]))
     examine(repacked(encode_group(group), path, value))
 
 

@@ -7,11 +7,11 @@ happens: nothing here blocks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import redis
+from msgspec.structs import replace
 
 from broker.keys import Keys
 from broker.ledger import Ledger

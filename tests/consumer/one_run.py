@@ -10,11 +10,12 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import redis
+from msgspec.structs import replace
 
 from broker.audit_log import AuditLog
 from broker.fence import Fence

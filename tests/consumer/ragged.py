@@ -7,11 +7,12 @@ that is the oracle's.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
 import torch
+from msgspec.structs import replace
 from torch import Tensor
 
 from broker.schema import Rollout, RolloutGroup

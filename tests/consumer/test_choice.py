@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.card import PartCard
 from broker.coursebook import Observation, Standing
 from broker.errors import Malformed
-from broker.schema import PartCard
 from consumer.choice import Course
 from consumer.curriculum import Curriculum, Draw
 from consumer.history import History, Memory, Record

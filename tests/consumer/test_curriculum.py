@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.schema import PartCard
+from broker.card import PartCard
 from consumer.buffer import Held
 from consumer.choice import Course, problem_of
 from consumer.curriculum import Curriculum

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 from torch import Tensor
 
 from broker.schema import RolloutGroup
@@ -163,7 +164,7 @@ def alone(*versions: int) -> Sequence[RolloutGroup]:
 
 
 def test_a_figure_that_a_batch_cannot_know_is_none_and_not_zero() -> None:
-    degenerate, _ = trained(gpt2(), recipe(), [replace(g, rollouts=g.rollouts[:1]) for g in random_groups(2)])
+    degenerate, _ = trained(gpt2(), recipe(), [structs.replace(g, rollouts=g.rollouts[:1]) for g in random_groups(2)])
     for name in ("clip", "truncation", "mask"):
         assert getattr(degenerate, f"{name}_fraction_positive") is None
         assert getattr(degenerate, f"{name}_fraction_negative") is None

@@ -6,12 +6,12 @@ Real processes: tests/system/test_pipeline.py. Bit for bit: tests/system/test_sy
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import redis
 import torch
+from msgspec.structs import replace
 
 from broker.errors import Refused
 from broker.keys import Keys

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from dataclasses import replace
 from math import comb, sqrt
 
 import pytest
+from msgspec.structs import replace
 
 from broker.schema import Rollout, RolloutGroup
 from consumer.passes import figures, ks, majority, pass_at

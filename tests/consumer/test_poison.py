@@ -6,13 +6,13 @@ The generator's side of it: tests/producer/test_poison.py.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import redis
 import torch
+from msgspec.structs import replace
 
 from broker.keys import Keys
 from broker.schema import RolloutGroup, Ticket, tombstone
@@ -67,7 +67,8 @@ def test_a_group_with_what_is_not_a_number_in_it_is_refused_counted_and_set_asid
         return replace(made, rollouts=(replace(first, **bad[what]), *rest))  # type: ignore[arg-type]
 
     assert run.finish(learner, poisoned) == "finished"
-    reason = {"reward": "reward", "log-prob": "behaviour_logprobs are not finite"}[what]
+    unfit = "rollout 0, reward: out of range, or not finite"
+    reason = {"reward": unfit, "log-prob": "behaviour_logprobs are not finite"}[what]
     assert run.desk.dead_letters() == [(VICTIM, reason)]
     assert sum(line["groups"]["failed"] for line in run.lines("step")) == 1
     assert figure(learner, "groups_total", verdict="failed") == 1

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import pytest
 import torch
+from msgspec.structs import replace
 
 from broker.connection import connect
 from broker.errors import Behind, Refused

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import redis as redis_library
 import structlog
+from msgspec import structs
 
 from broker.connection import connect
 from broker.embedded import EmbeddedServer
@@ -227,7 +228,7 @@ class Mended:
         if ticket.ticket_id == ids(2)[0]:
             wait_until(self.run.desk.dead_letters, "it is settled as failed", 10)
             requeue(self.run.client, self.run.keys, [VICTIM])
-        return replace(group(ticket.ticket_id, (0.0, 1.0), ticket.min_policy_version), problem=ticket.problem)
+        return structs.replace(group(ticket.ticket_id, (0.0, 1.0), ticket.min_policy_version), problem=ticket.problem)
 
     @property
     def repeated(self) -> list[Ticket]:

@@ -100,12 +100,12 @@ def test_a_sound_group_is_left_as_it_is() -> None:
         (Verdict(1.0), completion(np.nan), "behaviour_logprobs are not finite"),
         (Verdict(1.0), completion(-np.inf), "behaviour_logprobs are not finite"),
         (Verdict(1.0), completion(0.5), "behaviour_logprobs out of range"),
-        (Verdict(1.0), completion(tokens=0), "tokens are empty"),
-        (Verdict(np.nan), completion(), "reward"),
-        (Verdict(1e300), completion(), "reward"),
-        (Verdict(1.0, {"correct": np.inf}), completion(), "component 'correct'"),
+        (Verdict(1.0), completion(tokens=0), "spans do not cover the tokens"),
+        (Verdict(np.nan), completion(), "rollout 0, reward: out of range, or not finite"),
+        (Verdict(1e300), completion(), "rollout 0, reward: out of range, or not finite"),
+        (Verdict(1.0, {"correct": np.inf}), completion(), "rollout 0, components: out of range, or not finite"),
         (Verdict(1.0, {"\ud800": 1.0}), completion(), "'utf-8' codec can't encode character"),
-        (Verdict(1.0), replace(completion(), spans=()), "spans"),
+        (Verdict(1.0), replace(completion(), spans=()), "tokens, behaviour_logprobs and spans are not of one length"),
     ],
 )
 def test_what_the_learner_could_not_read_becomes_the_reason_why(

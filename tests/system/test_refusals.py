@@ -30,13 +30,13 @@ import torch
 
 import consumer.__main__
 import producer.__main__
+from broker.card import PartCard, TaskCard
 from broker.connection import connect
 from broker.embedded import EmbeddedServer
 from broker.joining import Fingerprint, announce, register_task
 from broker.keys import Keys
 from broker.loading import load
 from broker.run_folder import RunFolder
-from broker.schema import PartCard, TaskCard
 from broker.settings import BrokerSettings, RecipeBase
 from deploy.prepare import prepare
 from deploy.recipe import read
