@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.transport_groups import group
+from benchmarks.transport_groups import group, samples
 from benchmarks.transport_trial import BLOCK_SECONDS, Seat, Way
 from broker import schema, streams
 from broker.keys import Keys
@@ -55,6 +55,7 @@ class Producer:
         self._load, self._stop = seat.load, seat.stop
         name, client, blocking = f"g{seat.number}", seat.client(), seat.client(BLOCK_SECONDS)
         self._tickets = TicketStream(client, blocking, Keys(seat.run), name, 60.0, 3)
+        samples(seat.load.size)  # drawn before the clock runs
 
     def run(self) -> None:
         """Claims as many tickets as it has slots, and answers them at once."""
