@@ -158,10 +158,22 @@ def trial(way: Way, url: str, load: Load) -> Outcome:
 def _clean(client: redis.Redis) -> None:
     """Empty, and with nothing left to do from the trial before."""
     client.flushall()
-    _rewritten(client)  # what the server has begun by itself: two at a time it refuses
-    client.bgrewriteaof()
+    while not _rewriting(client):
+        pass
     _rewritten(client)
     client.config_resetstat()
+
+
+def _rewriting(client: redis.Redis) -> bool:
+    """Whether the server has begun to write its file anew on being asked: two at a time it refuses."""
+    _rewritten(client)
+    try:
+        client.bgrewriteaof()
+    except redis.ResponseError as error:
+        if "in progress" not in str(error):
+            raise
+        return False  # it has just begun one by itself
+    return True
 
 
 def _rewritten(client: redis.Redis) -> None:
