@@ -34,6 +34,7 @@ CODE := broker producer consumer monitoring deploy tests requirements benchmarks
 export TORCH_INDEX_URL
 export VLLM_NO_USAGE_STATS := 1
 export TOKENIZERS_PARALLELISM := false
+unexport PYTHONDONTWRITEBYTECODE # a run is of many processes, which would compile all modules each
 
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DEFAULT_GOAL := help

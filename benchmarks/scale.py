@@ -12,6 +12,7 @@ import argparse
 import gc
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -118,6 +119,7 @@ def connections(quick: bool) -> Rows:
             found = reached(started.url, started.pid, generators, held, seconds)
             p50, p99 = found.quantile(0.5), found.quantile(0.99)
             rows.append({**asdict(found), "claims": len(found.claims), "rate": found.rate, "p50": p50, "p99": p99})
+            print(f"{generators} generators: {found.rate:.0f} groups/s", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(dir=_memory()) as folder, EmbeddedServer(Path(folder)) as started:
         number, said = most(started.url, 10 if quick else MOST_GENERATORS)
     return [*rows, {"generators": number, "said": said}]
