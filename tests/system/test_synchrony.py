@@ -32,7 +32,8 @@ from producer.tokens import Tokens
 from producer.transformers_engine import TransformersEngine
 from tests.system.pipeline import ROOT, Pipeline, wait_until
 
-STEPS, GROUPS, GROUP_SIZE, RATE, SEED, VERSIONS = 5, 2, 8, 3e-3, 3, 9
+# With this seed so few of the first groups are degenerate that the third batch is two versions old at a depth of two.
+STEPS, GROUPS, GROUP_SIZE, RATE, SEED, VERSIONS = 5, 2, 8, 3e-3, 8, 9
 Weights = dict[str, Tensor]
 
 
