@@ -115,10 +115,11 @@ def _named(error: str, form: Any) -> str:
     """msgspec names fields by their places, `$[6][0][2]`; and what somebody wrote there must not be in a message."""
     what, _, path = error.partition(" - at ")
     places = [int(place) for place in re.findall(r"\[(\d+)\]", path)]
+    what = what.partition(_VALUE)[0]
     if not places:
-        return "msgpack, but not of these fields"
+        return f"not of these fields: {what}"
     name = ("schema version", *form.__struct_fields__)[places[0]]
     if name == "rollouts" and len(places) > 2:
         name = f"rollout {places[1]}, {RolloutForm.__struct_fields__[places[2]]}"
     beyond = what.startswith(("Expected `float` >", "Expected `float` <"))
-    return f"{name}: {'out of range, or not finite' if beyond else what.partition(_VALUE)[0]}"
+    return f"{name}: {'out of range, or not finite' if beyond else what}"
