@@ -25,8 +25,9 @@ $(if $(filter local compose k8s,$(ENV)),,$(error ENV is local, compose or k8s, n
 HERE := $(filter local,$(ENV))
 given = $(filter-out 0,$(1))
 ELSEWHERE = $(PYTHON) -m deploy.verbs --env $(ENV) --overlay '$(OVERLAY)' --device $(DEVICE) $(if $(call given,$(DRY)),--dry)
-# In the order of tests/conftest.py; by itself xdist would begin with the files that have the most tests.
-SIDE_BY_SIDE := -n 2 --dist loadgroup --no-loadscope-reorder
+# Three for two cores: some tests mostly wait. In the order of tests/conftest.py; by itself xdist would begin with the
+# files that have the most tests.
+SIDE_BY_SIDE := -n 3 --dist loadgroup --no-loadscope-reorder
 RUNTIME := .venv/.installed
 DEV := .venv/.installed-dev
 CODE := broker producer consumer monitoring deploy tests requirements benchmarks

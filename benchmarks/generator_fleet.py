@@ -25,6 +25,7 @@ from benchmarks.generator_load import Asked, Load, Sampled
 from broker.connection import connect
 from broker.schema import Ints, Ticket
 from broker.settings import redis_url
+from deploy.cores import sharing
 from producer.__main__ import ProcessRecipe
 from producer.turn import devices, turn
 from producer.vllm_arguments import set_environment
@@ -48,7 +49,8 @@ class Fleet:
         for number in range(len(self._processes), count):
             command = [sys.executable, "-m", "producer", str(self._path), "--monitoring.generator_port", "0"]
             with (self._folder / f"generator-{number}.log").open("wb") as log:
-                self._processes.append(subprocess.Popen(command, stdout=log, stderr=log))
+                environment = sharing(os.environ)
+                self._processes.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
         while int(self.desk.client.hlen(self.desk.keys.generators)) < count:
             self._check()
             time.sleep(POLL_SECONDS)

@@ -203,13 +203,13 @@ def encode_group(group: RolloutGroup) -> bytes:
     forms = tuple([RolloutForm(r.spans, r.reward, r.components, r.truncated, r.answer) for r in sampled])
     said = (group.ticket_id, group.kind, group.problem, len(group.prompt), forms, group.generator, group.failed)
     message = _ENCODER.encode(GroupForm(*said, group.sample_seconds, _NOTHING, _NOTHING))
-    prompt = np.ascontiguousarray(group.prompt, INT).data
-    tokens = [np.ascontiguousarray(r.tokens, INT).data for r in sampled]
-    logprobs = [np.ascontiguousarray(r.behaviour_logprobs, FLOAT).data for r in sampled]
+    prompt = np.ascontiguousarray(group.prompt, INT)
+    tokens = [np.ascontiguousarray(r.tokens, INT) for r in sampled]
+    logprobs = [np.ascontiguousarray(r.behaviour_logprobs, FLOAT) for r in sampled]
     return _completed(message, numbers, (prompt, *tokens, *logprobs))
 
 
-def _completed(message: bytes, numbers: int, arrays: Sequence[memoryview]) -> bytes:
+def _completed(message: bytes, numbers: int, arrays: Sequence[Any]) -> bytes:
     """A form whose padding and numbers are empty, with what belongs there: no other way copies them only once."""
     head = message[:-4]  # each of the two is a type and a length, of one byte each
     padding = -(len(head) + 2 + 5) % 4  # what comes before the numbers: these bytes, and those that say how many

@@ -9,10 +9,12 @@ import io
 import textwrap
 from collections.abc import Callable, Sequence
 from itertools import chain
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -160,10 +162,10 @@ def svg(chart: Chart, run: Dossier) -> bytes:
     """One chart; its texts stay texts, which whoever shows it has fonts for."""
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": chart.__name__}):
         figure = Figure(figsize=(11.0, height([run])) if chart is gantt else (5.4, 3.4), layout="constrained")
-        FigureCanvasAgg(figure)
+        canvas: Any = FigureCanvasSVG(figure)
         _drawn(figure.subplots(), chart, run)
         out = io.BytesIO()
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+        canvas.print_svg(out, metadata={"Date": None, "Creator": None})  # `savefig` would draw everything twice
     return out.getvalue()
 
 
@@ -173,7 +175,7 @@ def png(runs: Sequence[Dossier]) -> bytes:
     across = 3 if columns == 1 else 1
     rows, tall = -(-len(CHARTS) // across), height(runs)
     figure = Figure(figsize=(16.2 if columns == 1 else 8.1 * columns, 3.4 * rows + tall), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     parts = figure.add_gridspec(2, 1, height_ratios=[3.4 * rows, tall])
     above, below = figure.add_subfigure(parts[0, 0]), figure.add_subfigure(parts[1, 0])  # each with its own margins
     grid = above.subplots(rows, across * columns, squeeze=False)
@@ -186,7 +188,7 @@ def png(runs: Sequence[Dossier]) -> bytes:
         " · ".join(f"{run.recipe.run.name}: {run.recipe.model_name}" for run in runs), color=INK, parse_math=False
     )
     out = io.BytesIO()
-    figure.savefig(out, format="png")
+    canvas.print_png(out)
     return out.getvalue()
 
 

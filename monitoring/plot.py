@@ -6,6 +6,7 @@ Invariant: the reward shown is that of all groups consumed, never of the trained
 from __future__ import annotations
 
 import io
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -22,13 +23,13 @@ INK, FAINT, REWARD, EVAL, STALENESS = "#222222", "#dddddd", "#1a7f5a", "#c2410c"
 def png(progress: Progress, recipe: ViewRecipe) -> bytes:
     """Draw it, 1600 × 1120 pixels."""
     figure = Figure(figsize=(10, 7), dpi=160, layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12))
-    FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     figure.suptitle(f"{recipe.run.name}: {recipe.model_name}", color=INK, fontsize=15, fontweight="bold")
     _reward(above, progress)
     _staleness(below, progress, recipe.run.max_staleness)
     out = io.BytesIO()
-    figure.savefig(out, format="png")
+    canvas.print_png(out)  # `savefig` would draw everything twice, for the layout
     return out.getvalue()
 
 

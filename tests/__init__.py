@@ -4,4 +4,5 @@ import os
 
 from deploy.cores import sharing
 
-os.environ.update(sharing(os.environ))  # before anybody imports torch
+# Before anybody imports torch. What a recipe says of threads is above it, in the processes that it is about.
+os.environ.update(sharing({"OMP_NUM_THREADS": "1", **os.environ}))

@@ -11,6 +11,7 @@ import redis as redis_library
 
 from broker.connection import connect
 from broker.embedded import EmbeddedServer
+from broker.heap import pass_over_what_is_loaded
 from broker.keys import Keys
 from broker.settings import BrokerSettings
 
@@ -24,7 +25,7 @@ def pytest_configure() -> None:
 @pytest.hookimpl(wrapper=True)  # xdist reads the marks in the same hook, and before whoever merely wants to be first
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
     """What fails fast is seen first. A file's tests stay in one process, all engines in one: while that is busy for
-    minutes, the other has the whole runs to do, of which each is short enough for both to end together.
+    minutes, the others have the whole runs to do, of which each is short enough for all to end together.
     """
     items.sort(key=_turn)
     for item in items:
@@ -32,6 +33,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     yield
     if config.getoption("loadgroup", False) and not all("@" in item.nodeid for item in items):
         raise pytest.UsageError("xdist's groups have no effect with this pytest: every fixture would be made twice")
+
+
+def pytest_collection_finish() -> None:
+    """Some thousand tests and what they import are there to stay: to look through them each time took an eighth."""
+    pass_over_what_is_loaded()
 
 
 def _turn(item: pytest.Item) -> int:

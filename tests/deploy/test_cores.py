@@ -44,5 +44,6 @@ def test_and_for_one_process_in_a_terminal_of_its_own(role: str, monkeypatch: py
 
 
 def test_and_for_these_tests() -> None:
-    """Two processes and what they start, on two cores."""
+    """Three processes and what they start, on two cores; two threads each, of torch or numpy, only get in their way."""
     assert dict(os.environ) == sharing(os.environ)
+    assert os.environ["OMP_NUM_THREADS"]

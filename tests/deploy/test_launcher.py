@@ -104,6 +104,12 @@ class Launch:
         wait_until(lambda: step in self.steps() or self.process.poll() is not None, f"step {step} is done")
         assert self.process.poll() is None, self.said
 
+    def ended(self, seconds: float) -> bool:
+        """Whether it has, after so long at most."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
+        return self.process.poll() is not None
+
     def end(self, seconds: float = 120.0) -> int:
         """Its exit status."""
         try:

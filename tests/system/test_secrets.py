@@ -33,6 +33,7 @@ from tests.ports import free_port
 
 SECRET = "s3cr3t-that-opens-the-door"
 WAYS = ("url", "environment", "file")
+LOOK_SECONDS = 0.2  # a look costs what the run could do meanwhile
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def test_a_whole_run(
     runs = tmp_path / "runs"
     runs.mkdir()
     with Launch(runs, model, *flags, **environ) as launch:
-        while launch.process.poll() is None:
+        while not launch.ended(LOOK_SECONDS):
             for process in launch.family:
                 with contextlib.suppress(psutil.Error):
                     seen.update(process.cmdline())
