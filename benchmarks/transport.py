@@ -30,7 +30,6 @@ AGAINST = {
     "bare": "bare redis-py with the same commands",
     "pickles": "pickles, one entry a read",
     "pickles with texts": "pickles with all that the neighbour sends",
-    "pickles as installed": "pickles with all that the neighbour sends, and with its client",
     C_CLIENT: "redis-benchmark's XADD alone",
 }
 LEAST = {("bare", 64 * KB): 0.6, ("pickles", 16 * KB): 5.0}
@@ -50,7 +49,7 @@ def of_cells(played: Sequence[Cell], sizes: Sequence[int], sockets: Sequence[str
 
 def of_the_learner(url: str, groups: int, rounds: int) -> list[Finding]:
     """Rows of how fast one learner takes in and settles what is there already: it is one, generators are many."""
-    size, others = 16 * KB, ("bare", "pickles", "pickles with texts", "pickles as installed")
+    size, others = 16 * KB, ("bare", "pickles", "pickles with texts")
     whole = Load(size, 2, groups, stored=True)
     whole = replace(whole, groups=max(1, groups // whole.round) * whole.round)
     cell = Cell(whole, TCP)

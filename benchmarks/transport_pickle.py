@@ -2,8 +2,8 @@
 
 After PipelineRL's `pipelinerl/streams.py`: an index beside the bytes, `MAXLEN ~ 1000000`, a read that blocks for 100 ms
 from the last entry seen. There are no tickets, nothing is acknowledged and nothing deleted: that is all it does. The
-client is production's (hiredis, no silent second sending), which is faster than the neighbour's: whoever installs that
-has no hiredis, and redis-py then reads replies itself. One way does so.
+client is production's (hiredis, no silent second sending); with redis-py's own parser, as the neighbour has it, groups
+came no more slowly.
 
 The one file of the project that unpickles. It reads what it has just written itself to a server of its own, to say what
 not doing it is worth. Invariant: not slower than the neighbour. Refuses to know our contract.
@@ -14,9 +14,6 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from typing import Any
-
-import redis
-from redis._parsers import _RESP2Parser
 
 from benchmarks.transport_groups import lists, texts
 from benchmarks.transport_trial import Seat, Way
@@ -56,7 +53,7 @@ class Consumer:
     coding = 0.0
 
     def __init__(self, seat: Seat) -> None:
-        self._client, self._groups = self._connected(seat), seat.load.groups
+        self._client, self._groups = seat.client(), seat.load.groups
 
     def run(self) -> None:
         """Until all groups have been read."""
@@ -69,19 +66,6 @@ class Consumer:
             group = pickle.loads(entry[b"data"])
             assert group, "a group of nobody"
 
-    def _connected(self, seat: Seat) -> redis.Redis:
-        return seat.client()
-
-
-class WithoutHiredis(Consumer):
-    """The same with redis-py's own parser."""
-
-    def _connected(self, seat: Seat) -> redis.Redis:
-        made = redis.Redis.from_url(seat.url, protocol=2, parser_class=_RESP2Parser)
-        made.ping()
-        return made
-
 
 PICKLE = Way("pickles", Producer, Consumer)
 PICKLE_TEXTS = Way("pickles with texts", WithTexts, Consumer)
-PICKLE_INSTALLED = Way("pickles as installed", WithTexts, WithoutHiredis)
