@@ -93,7 +93,7 @@ exporter: $(RUNTIME) ## serve the books of the run of RECIPE as Prometheus metri
 objectives: $(RUNTIME) ## print the presets of [objective] and the axes they set
 	@exec $(PY) -m consumer.objective $(ARGS)
 
-crash-matrix: $(DEV) ## kill every process at every labelled point and write benchmarks/crash-matrix.md (20 minutes)
+crash-matrix: $(DEV) ## kill every process at every labelled point and write benchmarks/crash-matrix.md (15 minutes)
 	@exec $(PY) -m tests.system.crash_matrix $(ARGS)
 
 soak: $(DEV) ## kill something every few seconds for MINUTES=10 and report memory, streams and steps
