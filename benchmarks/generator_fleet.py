@@ -49,8 +49,7 @@ class Fleet:
         for number in range(len(self._processes), count):
             command = [sys.executable, "-m", "producer", str(self._path), "--monitoring.generator_port", "0"]
             with (self._folder / f"generator-{number}.log").open("wb") as log:
-                environment = sharing(os.environ)
-                self._processes.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
+                self._processes.append(subprocess.Popen(command, stdout=log, stderr=log, env=sharing(os.environ)))
         while int(self.desk.client.hlen(self.desk.keys.generators)) < count:
             self._check()
             time.sleep(POLL_SECONDS)

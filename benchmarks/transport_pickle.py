@@ -2,8 +2,7 @@
 
 After PipelineRL's `pipelinerl/streams.py`: an index beside the bytes, `MAXLEN ~ 1000000`, a read that blocks for 100 ms
 from the last entry seen. There are no tickets, nothing is acknowledged and nothing deleted: that is all it does. The
-client is production's (hiredis, no silent second sending); with redis-py's own parser, as the neighbour has it, groups
-came no more slowly.
+client is production's (hiredis, no silent second sending).
 
 The one file of the project that unpickles. It reads what it has just written itself to a server of its own, to say what
 not doing it is worth. Invariant: not slower than the neighbour. Refuses to know our contract.

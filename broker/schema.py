@@ -185,8 +185,8 @@ class GroupForm(Form, frozen=True, tag=SCHEMA_VERSION):
 
 def encode_ticket(ticket: Ticket) -> bytes:
     """One ticket as bytes."""
-    of = ticket
-    return _ENCODER.encode(TicketForm(of.ticket_id, of.problem, of.seed, of.min_policy_version, of.kind))
+    said = ticket.ticket_id, ticket.problem, ticket.seed, ticket.min_policy_version, ticket.kind
+    return _ENCODER.encode(TicketForm(*said))
 
 
 def encode_group(group: RolloutGroup) -> bytes:

@@ -13,14 +13,13 @@ from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from monitoring.dossier import Dossier
 from monitoring.gantt import gantt, height
-from monitoring.plot import EVAL, INK, REWARD, STALENESS, bare, step_of
+from monitoring.plot import EVAL, INK, REWARD, STALENESS, bare, painted, step_of
 from monitoring.trail import Life
 
 GENERATOR, LEARNER, WAIT, OTHER, BAD = "#8e44ad", "#2563eb", "#d6d3d1", "#a3a3a3", "#c0392b"
@@ -165,7 +164,7 @@ def svg(chart: Chart, run: Dossier) -> bytes:
         canvas: Any = FigureCanvasSVG(figure)
         _drawn(figure.subplots(), chart, run)
         out = io.BytesIO()
-        canvas.print_svg(out, metadata={"Date": None, "Creator": None})  # `savefig` would draw everything twice
+        canvas.print_svg(out, metadata={"Date": None, "Creator": None})  # once, as `painted` does it
     return out.getvalue()
 
 
@@ -175,7 +174,6 @@ def png(runs: Sequence[Dossier]) -> bytes:
     across = 3 if columns == 1 else 1
     rows, tall = -(-len(CHARTS) // across), height(runs)
     figure = Figure(figsize=(16.2 if columns == 1 else 8.1 * columns, 3.4 * rows + tall), dpi=110, layout="constrained")
-    canvas: Any = FigureCanvasAgg(figure)
     parts = figure.add_gridspec(2, 1, height_ratios=[3.4 * rows, tall])
     above, below = figure.add_subfigure(parts[0, 0]), figure.add_subfigure(parts[1, 0])  # each with its own margins
     grid = above.subplots(rows, across * columns, squeeze=False)
@@ -187,9 +185,7 @@ def png(runs: Sequence[Dossier]) -> bytes:
     above.suptitle(
         " · ".join(f"{run.recipe.run.name}: {run.recipe.model_name}" for run in runs), color=INK, parse_math=False
     )
-    out = io.BytesIO()
-    canvas.print_png(out)
-    return out.getvalue()
+    return painted(figure)
 
 
 def _drawn(axes: Axes, chart: Chart, run: Dossier) -> None:

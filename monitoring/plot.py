@@ -23,13 +23,18 @@ INK, FAINT, REWARD, EVAL, STALENESS = "#222222", "#dddddd", "#1a7f5a", "#c2410c"
 def png(progress: Progress, recipe: ViewRecipe) -> bytes:
     """Draw it, 1600 × 1120 pixels."""
     figure = Figure(figsize=(10, 7), dpi=160, layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12))
-    canvas: Any = FigureCanvasAgg(figure)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     figure.suptitle(f"{recipe.run.name}: {recipe.model_name}", color=INK, fontsize=15, fontweight="bold")
     _reward(above, progress)
     _staleness(below, progress, recipe.run.max_staleness)
+    return painted(figure)
+
+
+def painted(figure: Figure) -> bytes:
+    """A figure as PNG, drawn once: `savefig` would draw everything before, only to lay it out."""
+    canvas: Any = FigureCanvasAgg(figure)
     out = io.BytesIO()
-    canvas.print_png(out)  # `savefig` would draw everything twice, for the layout
+    canvas.print_png(out)
     return out.getvalue()
 
 
