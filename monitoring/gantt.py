@@ -73,7 +73,7 @@ def gantt(axes: Axes, run: Dossier) -> None:
 
 def _draw(axes: Axes, y: int, row: Row, begin: float) -> None:
     """One collection a colour: a row may have hundreds of spans."""
-    for name in {span.name for span in row.spans}:
+    for name in dict.fromkeys(span.name for span in row.spans):
         corners = [
             [(x, y - 0.42), (x, y + 0.42), (x + span.seconds, y + 0.42), (x + span.seconds, y - 0.42)]
             for span in row.spans
